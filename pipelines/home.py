@@ -1,0 +1,54 @@
+"""Where one installation keeps its data: the folders under LOCKSTEP_HOME and what each is for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The data folder. All paths are absolute; nothing is created by naming it."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> Home:
+        """LOCKSTEP_HOME, or `.lockstep` in the current folder."""
+        return cls(Path(os.environ.get("LOCKSTEP_HOME") or ".lockstep").absolute())
+
+    @property
+    def lake(self) -> Path:
+        """Delta tables, one folder each."""
+        return self.root / "lake"
+
+    @property
+    def blobs(self) -> Path:
+        """Raw bytes by content hash."""
+        return self.root / "blobs"
+
+    @property
+    def index(self) -> Path:
+        """Milvus Lite's data, and the record of its process."""
+        return self.root / "index"
+
+    @property
+    def staging(self) -> Path:
+        """What one step of an update hands to the next; safe to delete between updates."""
+        return self.root / "staging"
+
+    @property
+    def dagster(self) -> Path:
+        """DAGSTER_HOME: run history and logs."""
+        return self.root / "dagster"
+
+    @property
+    def data_docs(self) -> Path:
+        """Great Expectations' rendered results."""
+        return self.root / "data_docs"
+
+    @property
+    def writer_lock(self) -> Path:
+        """Held by the one update that may write."""
+        return self.root / "writer.lock"

@@ -1,0 +1,170 @@
+"""The Arrow schema of every Delta table, in one place. No column name is spelled anywhere else as a definition.
+
+All times are UTC with microseconds. Hashes and ids are lower-case hex strings.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+
+def _schema(*fields: tuple[str, pa.DataType] | tuple[str, pa.DataType, bool]) -> pa.Schema:
+    return pa.schema([pa.field(f[0], f[1], nullable=f[2] if len(f) > 2 else True) for f in fields])
+
+
+DOCUMENTS = _schema(
+    ("doc_id", pa.string(), False),
+    ("source", pa.string(), False),
+    ("uri", pa.string(), False),  # the source's own id: relative path, record id
+    ("tenant", pa.string(), False),
+    ("acl_id", pa.int32(), False),
+    ("classification", pa.string(), False),
+    ("media_type", pa.string(), False),
+    ("size_bytes", pa.int64(), False),
+    ("etag", pa.string()),
+    ("modified_at", TIMESTAMP),
+    ("content_hash", pa.string(), False),  # the version that is served
+    ("version", pa.int32(), False),  # +1 for each content change
+    ("title", pa.string(), False),
+    ("metadata", pa.string(), False),  # JSON object: author, created, language, tags, ... as far as known
+    ("status", pa.string(), False),  # active | deleted
+    ("deleted_at", TIMESTAMP),
+    ("retain_until", TIMESTAMP),
+    ("quarantined_hash", pa.string()),  # the newer content that could not be parsed, if any
+    ("run_id", pa.string(), False),
+    ("updated_at", TIMESTAMP, False),
+)
+
+ACL_SETS = _schema(
+    ("acl_id", pa.int32(), False),
+    ("principals", pa.list_(pa.string()), False),  # sorted, without duplicates
+    ("created_at", TIMESTAMP, False),
+)
+
+ELEMENT = pa.struct(
+    [
+        pa.field("kind", pa.string(), nullable=False),  # see pipelines.parsing.elements.KINDS
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("level", pa.int32()),  # heading depth, 1 = outermost; null for what is no heading
+        pa.field("page", pa.int32()),  # 1-based page or slide; null where the format has none
+        pa.field("html", pa.string()),  # tables only
+        pa.field("language", pa.string()),  # code blocks only: the language named in the source
+    ]
+)
+
+# One row a parsed content: it is complete or absent, and one that failed or is empty is not parsed again.
+ELEMENTS = _schema(
+    ("content_hash", pa.string(), False),
+    ("parser_fp", pa.string(), False),
+    ("status", pa.string(), False),  # parsed | empty | failed
+    ("error_class", pa.string()),
+    ("error", pa.string()),
+    ("transient", pa.bool_(), False),  # a failure that another attempt may cure (time limit, worker killed)
+    ("title", pa.string(), False),
+    ("metadata", pa.string(), False),  # JSON object
+    ("pages", pa.int32()),
+    ("characters", pa.int64(), False),
+    ("seconds", pa.float64(), False),
+    ("elements", pa.list_(ELEMENT), False),
+)
+
+CHUNKS = _schema(
+    ("content_hash", pa.string(), False),
+    ("recipe_fp", pa.string(), False),
+    ("ordinal", pa.int32(), False),  # 0-based; its neighbours are ordinal - 1 and ordinal + 1
+    ("chunk_count", pa.int32(), False),  # chunks of this content, so that the last one is known
+    ("text", pa.string(), False),  # exactly as encoded: heading context, newline, body
+    ("text_hash", pa.string(), False),
+    ("body_start", pa.int32(), False),  # characters of `text` before the body
+    ("kind", pa.string(), False),  # text | table | code | list
+    ("heading_path", pa.list_(pa.string()), False),
+    ("section", pa.int32(), False),  # ordinal of the parent section in the document, 0 = before any heading
+    ("char_start", pa.int64(), False),  # half-open span of the body in the document's normalised text
+    ("char_end", pa.int64(), False),
+    ("pages", pa.list_(pa.int32()), False),
+    ("tokens", pa.int32(), False),  # of `text`, special tokens included, by the encoder's own tokenizer
+    (
+        "terms",
+        pa.list_(pa.int64()),
+        False,
+    ),  # hashed lexical terms, ascending (dimensions of the sparse vector)
+    ("weights", pa.list_(pa.float32()), False),  # their BM25 document weights
+)
+
+EMBEDDINGS = _schema(
+    ("text_hash", pa.string(), False),
+    ("model_fp", pa.string(), False),
+    ("vector", pa.list_(pa.float32()), False),
+)
+
+INDEX_SNAPSHOTS = _schema(
+    ("snapshot_id", pa.string(), False),
+    ("sequence", pa.int64(), False),  # 1, 2, 3, ... per index
+    ("index_name", pa.string(), False),
+    ("parent", pa.string()),
+    ("kind", pa.string(), False),  # incremental | full
+    ("manifest_version", pa.int64(), False),
+    ("recipe_fp", pa.string(), False),  # of the whole recipe: parsers, chunker, lexical analyser
+    ("model_fp", pa.string(), False),
+    ("model", pa.string(), False),  # JSON: how to load the encoder that a query of this snapshot must use
+    ("collection", pa.string(), False),
+    ("documents", pa.int64(), False),
+    ("rows", pa.int64(), False),
+    ("digest", pa.string(), False),
+    ("upserted", pa.int64(), False),
+    ("deleted", pa.int64(), False),
+    ("gates", pa.string(), False),  # JSON: gate name to {passed, ...}
+    ("status", pa.string(), False),  # building | candidate | live | retired | rejected
+    ("run_id", pa.string(), False),
+    ("created_at", TIMESTAMP, False),
+    ("updated_at", TIMESTAMP, False),
+)
+
+TERM_STATISTICS = _schema(
+    ("snapshot_id", pa.string(), False),
+    ("rows", pa.int64(), False),
+    ("terms", pa.list_(pa.int64()), False),  # ascending
+    ("frequencies", pa.list_(pa.int32()), False),  # rows that contain the term
+)
+
+DEAD_LETTERS = _schema(
+    ("letter_id", pa.string(), False),
+    ("source", pa.string(), False),
+    ("uri", pa.string(), False),
+    ("stage", pa.string(), False),  # list | fetch | parse | chunk | encode
+    ("content_hash", pa.string()),  # reference to the payload in the blob store
+    ("error_class", pa.string(), False),
+    ("error", pa.string(), False),
+    ("transient", pa.bool_(), False),
+    ("attempts", pa.int32(), False),
+    ("status", pa.string(), False),  # open | resolved
+    ("run_id", pa.string(), False),
+    ("first_seen_at", TIMESTAMP, False),
+    ("last_seen_at", TIMESTAMP, False),
+)
+
+AUDIT_LOG = _schema(
+    ("sequence", pa.int64(), False),
+    ("at", TIMESTAMP, False),
+    ("actor", pa.string(), False),
+    ("action", pa.string(), False),
+    ("target", pa.string(), False),
+    ("detail", pa.string(), False),  # JSON object
+    ("run_id", pa.string(), False),
+    ("previous_hash", pa.string(), False),
+    ("entry_hash", pa.string(), False),
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "documents": DOCUMENTS,
+    "acl_sets": ACL_SETS,
+    "elements": ELEMENTS,
+    "chunks": CHUNKS,
+    "embeddings": EMBEDDINGS,
+    "index_snapshots": INDEX_SNAPSHOTS,
+    "term_statistics": TERM_STATISTICS,
+    "dead_letters": DEAD_LETTERS,
+    "audit_log": AUDIT_LOG,
+}
