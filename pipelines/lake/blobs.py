@@ -1,0 +1,86 @@
+"""Raw bytes of documents, kept once per content hash, so that a new parser never needs the source again."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+
+import fsspec
+
+from pipelines.errors import LakeError
+from pipelines.identity import content_hash
+
+
+class BlobStore:
+    """A content-addressed folder, local or in an object store (any fsspec address).
+
+    Safe to pickle: the file system is opened on first use in each process.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, storage_options: Mapping[str, str] | None = None) -> None:
+        self._root = os.fspath(root).rstrip("/")
+        self._options = dict(storage_options or {})
+        self._fs: fsspec.AbstractFileSystem | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_root": self._root, "_options": self._options, "_fs": None}
+
+    def put(self, content: bytes) -> str:
+        """Store bytes and return their content hash; bytes that are already there are not written again.
+
+        Raises:
+            LakeError: they could not be written; nothing half-written becomes visible.
+        """
+        key = content_hash(content)
+        path = self._path(key)
+        fs = self._open()
+        temporary = f"{self._root}/incoming/{uuid.uuid4().hex}"
+        try:
+            if fs.exists(path) and fs.size(path) == len(content):
+                return key
+            fs.makedirs(f"{self._root}/incoming", exist_ok=True)
+            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            fs.pipe_file(temporary, content)
+            fs.mv(temporary, path)
+        except OSError as error:
+            if fs.exists(temporary):
+                fs.rm_file(temporary)
+            raise LakeError(
+                f"storing {len(content)} bytes as blob {key} under {self._root} failed: {error}; "
+                "free space or correct the folder's permissions, then run the update again"
+            ) from error
+        return key
+
+    def read(self, key: str) -> bytes:
+        """The bytes of that content hash, checked against it.
+
+        Raises:
+            LakeError: the blob is missing or damaged.
+        """
+        path = self._path(key)
+        try:
+            content: bytes = self._open().cat_file(path)
+        except OSError as error:
+            raise LakeError(
+                f"blob {key} is missing under {self._root} ({error.__class__.__name__}); touch the document at its "
+                "source so that the next update fetches it again, or restore the folder from a backup"
+            ) from error
+        if content_hash(content) != key:
+            raise LakeError(
+                f"blob {key} under {self._root} is damaged (its bytes have another hash); delete {path} and touch "
+                "the document at its source so that the next update fetches it again"
+            )
+        return content
+
+    def exists(self, key: str) -> bool:
+        """Whether that content is stored."""
+        return bool(self._open().exists(self._path(key)))
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key[:2]}/{key}"
+
+    def _open(self) -> fsspec.AbstractFileSystem:
+        if self._fs is None:
+            self._fs, _ = fsspec.core.url_to_fs(self._root, **self._options)
+        return self._fs

@@ -1,0 +1,48 @@
+"""One writer at a time: a lock file held by the operating system, so that a killed writer never leaves it behind."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipelines.errors import WriterBusy
+
+
+@contextmanager
+def writer_lock(path: Path, *, run_id: str, purpose: str) -> Iterator[None]:
+    """Hold the writer lock of a data folder for the length of the block.
+
+    Raises:
+        WriterBusy: somebody else holds it; the message names the process, the run and since when.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise WriterBusy(
+                f"another writer holds {path}: {_describe(file.read())}; wait until it ends, or stop it, then run this "
+                "again (the lock goes with the process that holds it)"
+            ) from None
+        file.truncate(0)
+        file.write(
+            json.dumps(
+                {"pid": os.getpid(), "run_id": run_id, "purpose": purpose, "since": datetime.now(UTC).isoformat()}
+            )
+        )
+        file.flush()
+        yield
+
+
+def _describe(record: str) -> str:
+    try:
+        holder = json.loads(record)
+    except ValueError:
+        return "its record is not readable yet"
+    return f"{holder['purpose']} (run {holder['run_id']}, process {holder['pid']}, since {holder['since']})"

@@ -1,0 +1,76 @@
+"""The manifest: which documents the index should contain, and what changed between two of its versions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.lake.schemas import DOCUMENTS
+from pipelines.lake.tables import Lake
+
+TABLE = "documents"
+ACTIVE = "active"
+DELETED = "deleted"
+QUARANTINED = "quarantined"  # known at the source, but no version of it could ever be parsed
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestChanges:
+    """The documents that differ between two manifest versions, active ones only, each with all its columns.
+
+    A document that came is in `after` alone, one that went in `before` alone, one that changed in both.
+    """
+
+    before: pa.Table
+    after: pa.Table
+
+    @property
+    def doc_ids(self) -> list[str]:
+        """Every document touched, sorted."""
+        return sorted({*self.before["doc_id"].to_pylist(), *self.after["doc_id"].to_pylist()})
+
+
+def active_documents(lake: Lake, version: int | None = None) -> pa.Table:
+    """The documents that should be searchable at a manifest version (None: the newest)."""
+    if version is not None and version < 0:
+        return DOCUMENTS.empty_table()
+    return lake.read(TABLE, where=pc.field("status") == ACTIVE, version=version)
+
+
+def changes_between(lake: Lake, after: int, until: int) -> ManifestChanges | None:
+    """What happened to the active documents after one version up to another, from the change feed.
+
+    Returns:
+        None when the feed does not reach back that far.
+    """
+    feed = lake.changes(TABLE, after, until)
+    if feed is None:
+        return None
+    return ManifestChanges(
+        before=_images(feed, ("update_preimage", "delete"), earliest=True),
+        after=_images(feed, ("update_postimage", "insert"), earliest=False),
+    )
+
+
+def _images(feed: pa.Table, kinds: tuple[str, ...], *, earliest: bool) -> pa.Table:
+    """Per document its state before the first change, or after the last one; the active states only."""
+    order = "ascending" if earliest else "descending"
+    # Of each document the outermost commit counts, whatever its kind: a document that was inserted first has no
+    # state before, even if it was updated later.
+    feed = feed.take(pc.sort_indices(feed, sort_keys=[("_commit_version", order)]))
+    seen: dict[str, int] = {}
+    rows: list[int] = []
+    for row, (doc_id, kind, commit) in enumerate(
+        zip(
+            feed["doc_id"].to_pylist(),
+            feed["_change_type"].to_pylist(),
+            feed["_commit_version"].to_pylist(),
+            strict=True,
+        )
+    ):
+        if seen.setdefault(doc_id, commit) == commit and kind in kinds:
+            rows.append(row)
+    picked = feed.take(pa.array(rows, pa.int64())).select(DOCUMENTS.names).cast(DOCUMENTS)
+    return picked.filter(pc.equal(picked["status"], ACTIVE))

@@ -1,0 +1,146 @@
+"""The record of index snapshots: what each one holds, which is live, and how it came to be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.errors import SnapshotNotFound
+from pipelines.lake.schemas import INDEX_SNAPSHOTS, TERM_STATISTICS
+from pipelines.lake.tables import Lake
+
+TABLE = "index_snapshots"
+Status = Literal["building", "candidate", "live", "retired", "rejected"]
+Kind = Literal["incremental", "full", "rollback"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One version of the index. `rows` and `digest` are what the tables say it holds."""
+
+    snapshot_id: str
+    sequence: int
+    index_name: str
+    parent: str | None
+    kind: Kind
+    manifest_version: int
+    recipe_fp: str
+    model_fp: str
+    model: dict[str, Any]
+    collection: str
+    documents: int
+    rows: int
+    digest: str
+    upserted: int
+    deleted: int
+    status: Status
+    run_id: str
+    gates: dict[str, Any] = field(default_factory=dict)
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    updated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+def history(lake: Lake, index_name: str) -> list[Snapshot]:
+    """All snapshots of an index, oldest first."""
+    rows = lake.read(TABLE, where=pc.field("index_name") == index_name).sort_by("sequence")
+    return [
+        Snapshot(**{**row, "model": json.loads(row["model"]), "gates": json.loads(row["gates"])})
+        for row in rows.to_pylist()
+    ]
+
+
+def find(snapshots: list[Snapshot], snapshot_id: str) -> Snapshot:
+    """The snapshot of that id, or of a unique beginning of it.
+
+    Raises:
+        SnapshotNotFound: none or several begin like that.
+    """
+    found = [s for s in snapshots if s.snapshot_id.startswith(snapshot_id)] if snapshot_id else []
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(s.snapshot_id for s in snapshots[-5:]) or "none yet"
+    problem = "several snapshots begin with" if found else "there is no snapshot"
+    raise SnapshotNotFound(f"{problem} {snapshot_id!r}; the newest are: {known} (`lockstep snapshots` lists all)")
+
+
+def live(snapshots: list[Snapshot]) -> Snapshot | None:
+    """The snapshot that is recorded as live, if any."""
+    return next((s for s in reversed(snapshots) if s.status == "live"), None)
+
+
+def record(lake: Lake, *snapshots: Snapshot) -> None:
+    """Insert or replace snapshots in one commit."""
+    now = datetime.now(UTC)
+    rows = []
+    for snapshot in snapshots:
+        row = asdict(replace(snapshot, updated_at=now))
+        row["model"] = json.dumps(row["model"], sort_keys=True)
+        row["gates"] = json.dumps(row["gates"], sort_keys=True)
+        rows.append(row)
+    table = pa.Table.from_pylist(rows, schema=INDEX_SNAPSHOTS)
+    lake.merge(TABLE, table, key="snapshot_id", run_id=snapshots[0].run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class TermStatistics:
+    """In how many rows of a snapshot each lexical term occurs; from this BM25's IDF is taken at query time."""
+
+    rows: int
+    terms: np.ndarray  # int64, ascending
+    frequencies: np.ndarray  # int32, same length, all positive
+
+    @classmethod
+    def empty(cls) -> TermStatistics:
+        """Of no rows."""
+        return cls(0, np.empty(0, np.int64), np.empty(0, np.int32))
+
+    def plus(self, term_lists: pa.ChunkedArray, *, sign: int = 1) -> TermStatistics:
+        """With rows added (or, by `sign=-1`, taken away); each row is its list of distinct terms."""
+        flat = np.asarray(pc.list_flatten(term_lists).to_numpy(zero_copy_only=False), dtype=np.int64)
+        terms = np.concatenate([self.terms, flat])
+        weights = np.concatenate([self.frequencies.astype(np.int64), np.full(flat.shape, sign, np.int64)])
+        unique, position = np.unique(terms, return_inverse=True)
+        counts = np.zeros(unique.shape, np.int64)
+        np.add.at(counts, position, weights)
+        kept = counts > 0
+        return TermStatistics(self.rows + sign * len(term_lists), unique[kept], counts[kept].astype(np.int32))
+
+
+def write_term_statistics(lake: Lake, snapshot_id: str, statistics: TermStatistics, *, run_id: str) -> None:
+    """Store the statistics of a snapshot."""
+    table = pa.Table.from_pylist(
+        [
+            {
+                "snapshot_id": snapshot_id,
+                "rows": statistics.rows,
+                "terms": statistics.terms,
+                "frequencies": statistics.frequencies,
+            }
+        ],
+        schema=TERM_STATISTICS,
+    )
+    lake.append("term_statistics", table, run_id=run_id)
+
+
+def read_term_statistics(lake: Lake, snapshot_id: str) -> TermStatistics:
+    """The statistics of a snapshot.
+
+    Raises:
+        SnapshotNotFound: there are none.
+    """
+    table = lake.read("term_statistics", where=pc.field("snapshot_id") == snapshot_id)
+    if table.num_rows == 0:
+        raise SnapshotNotFound(
+            f"no term statistics are stored for snapshot {snapshot_id}; run `lockstep update --full`"
+        )
+    return TermStatistics(
+        table["rows"][0].as_py(),
+        table["terms"].combine_chunks().flatten().to_numpy(),
+        table["frequencies"].combine_chunks().flatten().to_numpy(),
+    )

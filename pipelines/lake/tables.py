@@ -1,0 +1,258 @@
+"""The versioned Delta tables: reading, appending, merging and the change feed, all checked against `schemas`.
+
+What a row means is not known here; see `manifest`, `derive` and `snapshots` for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from pipelines.errors import LakeError
+from pipelines.lake.schemas import TABLES
+
+_T = TypeVar("_T")
+
+_CONFIGURATION: dict[str, dict[str, str | None]] = {
+    "documents": {"delta.enableChangeDataFeed": "true"},
+}
+
+
+class Lake:
+    """The tables under one folder or object-store prefix.
+
+    A table that was never written reads as empty and has version -1. Tables are opened anew for each call, so
+    that a reader sees what another process committed.
+    """
+
+    def __init__(self, root: Path | str, *, storage_options: Mapping[str, str] | None = None) -> None:
+        self._root = str(root).rstrip("/")
+        self._options = dict(storage_options or {})
+
+    def uri(self, name: str) -> str:
+        """Address of a table's folder."""
+        return f"{self._root}/{name}"
+
+    def version(self, name: str) -> int:
+        """The newest version of a table, -1 if it was never written.
+
+        Raises:
+            LakeError: the table's log is damaged.
+        """
+        table = self._open(name)
+        return -1 if table is None else table.version()
+
+    def versions(self) -> dict[str, int]:
+        """The newest version of every table."""
+        return {name: self.version(name) for name in TABLES}
+
+    def count(self, name: str) -> int:
+        """Rows of a table, from its log alone."""
+        table = self._open(name)
+        return 0 if table is None else int(table.count())
+
+    def size_bytes(self, name: str) -> int:
+        """Bytes of a table's current files."""
+        table = self._open(name)
+        if table is None:
+            return 0
+        sizes = pa.table(table.get_add_actions(flatten=True))["size_bytes"]
+        return int(pc.sum(sizes).as_py() or 0)
+
+    def read(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        *,
+        where: ds.Expression | None = None,
+        version: int | None = None,
+    ) -> pa.Table:
+        """Rows of a table as Arrow; empty, with the table's schema, if it was never written.
+
+        Raises:
+            LakeError: the table is damaged, has another schema, or that version is gone.
+        """
+        return self._in_words(name, lambda: self._dataset(name, version).to_table(columns=columns, filter=where))
+
+    def scan(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        *,
+        where: ds.Expression | None = None,
+        batch_rows: int = 4096,
+    ) -> Iterator[pa.RecordBatch]:
+        """Like `read`, a batch at a time, so that memory does not grow with the table."""
+        dataset = self._in_words(name, lambda: self._dataset(name, None))
+        batches = dataset.to_batches(columns=columns, filter=where, batch_size=batch_rows, batch_readahead=2)
+        while True:
+            batch = self._in_words(name, lambda: next(batches, None))
+            if batch is None:
+                return
+            if batch.num_rows:
+                yield batch
+
+    def append(self, name: str, rows: pa.Table, *, run_id: str) -> int:
+        """Append rows in one commit and return the table's new version; no rows, no commit.
+
+        Raises:
+            LakeError: the rows' schema is not the table's, or the commit failed; nothing was added.
+        """
+        if rows.num_rows == 0:
+            return self.version(name)
+        rows = self._checked(name, rows)
+        target: DeltaTable | str = self._open(name) or self.uri(name)
+        self._in_words(
+            name,
+            lambda: write_deltalake(
+                target,
+                rows,
+                mode="append",
+                configuration=_CONFIGURATION.get(name) if isinstance(target, str) else None,
+                storage_options=self._options or None,
+                commit_properties=_commit(run_id),
+            ),
+        )
+        return self.version(name)
+
+    def merge(self, name: str, rows: pa.Table, *, key: str, run_id: str) -> int:
+        """Insert or replace rows by key in one commit and return the table's new version; no rows, no commit.
+
+        Raises:
+            LakeError: the rows' schema is not the table's, or the commit failed; nothing was changed.
+        """
+        if rows.num_rows == 0:
+            return self.version(name)
+        table = self._open(name)
+        if table is None:
+            return self.append(name, rows, run_id=run_id)
+        rows = self._checked(name, rows)
+
+        def run() -> None:
+            (
+                table.merge(
+                    rows,
+                    f"target.{key} = source.{key}",
+                    source_alias="source",
+                    target_alias="target",
+                    commit_properties=_commit(run_id),
+                )
+                .when_matched_update_all()
+                .when_not_matched_insert_all()
+                .execute()
+            )
+
+        self._in_words(name, run)
+        return self.version(name)
+
+    def delete(self, name: str, predicate: str, *, run_id: str) -> int:
+        """Delete the rows that match an SQL predicate, in one commit; returns how many there were."""
+        table = self._open(name)
+        if table is None:
+            return 0
+        result = self._in_words(name, lambda: table.delete(predicate, commit_properties=_commit(run_id)))
+        return int(result.get("num_deleted_rows") or 0)
+
+    def changes(self, name: str, after: int, until: int) -> pa.Table | None:
+        """The change feed of versions `after` + 1 to `until`, both images, with `_change_type` and `_commit_version`.
+
+        Returns:
+            None when the feed no longer reaches back that far (vacuumed): the caller must compare in full.
+        """
+        if after >= until:
+            empty = TABLES[name].append(pa.field("_change_type", pa.string()))
+            return empty.append(pa.field("_commit_version", pa.int64())).empty_table()
+        table = self._open(name)
+        if table is None:
+            raise LakeError(f"reading changes of table {name!r}: the table does not exist under {self._root}")
+        try:
+            feed = pa.table(table.load_cdf(starting_version=after + 1, ending_version=until).read_all())
+        except Exception as error:  # a vacuumed file of the feed reaches Python as a bare Exception
+            if "failed to fetch metadata for file" in str(error).lower():
+                return None
+            raise LakeError(_damaged(name, self._root, error)) from error
+        columns = [*TABLES[name].names, "_change_type", "_commit_version"]
+        types = [*TABLES[name].types, pa.string(), pa.int64()]
+        return feed.select(columns).cast(pa.schema(list(zip(columns, types, strict=True))))
+
+    def history(self, name: str, limit: int | None = None) -> list[dict[str, object]]:
+        """The commits of a table, newest first."""
+        table = self._open(name)
+        return [] if table is None else table.history(limit)
+
+    # --- internals ---
+
+    def _open(self, name: str) -> DeltaTable | None:
+        if name not in TABLES:
+            raise LakeError(f"no table is called {name!r}; there are: {', '.join(TABLES)}")
+        try:
+            return DeltaTable(self.uri(name), storage_options=self._options or None)
+        except TableNotFoundError:
+            if self._has_leftovers(name):
+                raise LakeError(
+                    f"table {name!r} under {self._root} has data files but no readable Delta log; restore its "
+                    "_delta_log from a backup, or move the folder away so that the table is derived anew"
+                ) from None
+            return None
+        except (DeltaError, OSError, ValueError) as error:
+            raise LakeError(_damaged(name, self._root, error)) from error
+
+    def _has_leftovers(self, name: str) -> bool:
+        folder = Path(self.uri(name))
+        return folder.is_dir() and any(folder.glob("**/*.parquet"))
+
+    def _dataset(self, name: str, version: int | None) -> ds.Dataset:
+        table = self._open(name)
+        if table is None:
+            return ds.dataset(TABLES[name].empty_table())
+        if version is not None and version != table.version():
+            table.load_as_version(version)
+        dataset = table.to_pyarrow_dataset()
+        missing = set(TABLES[name].names) - set(dataset.schema.names)
+        if missing:
+            raise LakeError(
+                f"table {name!r} under {self._root} lacks the columns {sorted(missing)}: it was written by another "
+                "version of Lockstep; use a new LOCKSTEP_HOME, or move the table away so that it is derived anew"
+            )
+        return dataset
+
+    def _checked(self, name: str, rows: pa.Table) -> pa.Table:
+        schema = TABLES[name]
+        if set(rows.schema.names) != set(schema.names):
+            difference = sorted(set(rows.schema.names) ^ set(schema.names))
+            raise LakeError(f"writing table {name!r}: the columns {difference} do not agree with its schema")
+        try:
+            return rows.select(schema.names).cast(schema)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+            raise LakeError(f"writing table {name!r}: the rows do not fit its schema: {error}") from error
+
+    def _in_words(self, name: str, action: Callable[[], _T]) -> _T:
+        try:
+            return action()
+        except LakeError:
+            raise
+        except (DeltaError, OSError, pa.ArrowException) as error:
+            raise LakeError(_damaged(name, self._root, error)) from error
+
+
+def _commit(run_id: str) -> CommitProperties:
+    return CommitProperties(custom_metadata={"lockstep.run_id": run_id})
+
+
+def _damaged(name: str, root: str, error: BaseException) -> str:
+    text = " ".join(str(error).split()).split(" 0: <unknown>")[0]  # without the engine's stack
+    if "no space left" in text.lower():
+        advice = "free space on that disk and run the update again: it continues where it stopped"
+    else:
+        advice = (
+            "restore the folder from a backup; a derived table (elements, chunks, embeddings) may instead be moved "
+            "away, and the next update makes it again"
+        )
+    return f"table {name!r} under {root} cannot be used: {text}; {advice}"
