@@ -1,0 +1,44 @@
+"""Writing the audit log: who did what to which data, chained by hashes, written before the act."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from pipelines.governance.audit import GENESIS, entry
+from pipelines.lake.schemas import AUDIT_LOG
+from pipelines.update.project import Project
+
+TABLE = "audit_log"
+
+
+def write_audit(project: Project, *, action: str, target: str, detail: Mapping[str, object], run_id: str) -> None:
+    """Append one entry; the caller does the act only after this returned."""
+    log = project.lake.read(TABLE, ["sequence", "entry_hash"]).sort_by("sequence")
+    last = log.num_rows - 1
+    row = entry(
+        previous_hash=log["entry_hash"][last].as_py() if last >= 0 else GENESIS,
+        sequence=log["sequence"][last].as_py() + 1 if last >= 0 else 1,
+        at=datetime.now(UTC),
+        actor=actor(),
+        action=action,
+        target=target,
+        detail=dict(detail),
+        run_id=run_id,
+    )
+    project.lake.append(TABLE, pa.Table.from_pylist([row], schema=AUDIT_LOG), run_id=run_id)
+
+
+def actor() -> str:
+    """Who is acting: LOCKSTEP_ACTOR when set (a service that acts for somebody), else the system's user."""
+    named = os.environ.get("LOCKSTEP_ACTOR")
+    if named:
+        return named
+    try:
+        return f"user:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"uid:{os.getuid()}"

@@ -1,0 +1,85 @@
+"""What the gates and `verify` look at: the rows that a snapshot should have, and those that its slot really holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.index.rows import row_hash
+from pipelines.lake import manifest, snapshots
+from pipelines.lake.snapshots import Snapshot
+from pipelines.update import staging
+from pipelines.update.candidate import CANDIDATE_NOTE
+from pipelines.update.project import Project
+from pipelines.update.rows import ExpectedRows
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Both sides of one snapshot, for all its documents or for those that its build touched.
+
+    Each side is read once and kept; `touched` is None when every document is meant.
+    """
+
+    project: Project
+    snapshot: Snapshot
+    touched: tuple[str, ...] | None
+
+    @cached_property
+    def documents(self) -> pa.Table:
+        """The active documents of the snapshot's manifest version, as far as they are meant."""
+        active = manifest.active_documents(self.project.lake, self.snapshot.manifest_version)
+        if self.touched is None:
+            return active
+        return active.filter(pc.is_in(active["doc_id"], value_set=pa.array(self.touched, pa.string())))
+
+    @cached_property
+    def expected(self) -> ExpectedRows:
+        """What the tables say."""
+        return ExpectedRows(self.project, self.documents, model_fp=self.snapshot.model_fp)
+
+    @cached_property
+    def actual(self) -> pa.Table:
+        """What the slot holds: all stored fields but the vectors, with `row_hash` as it was written."""
+        doc_ids = None if self.touched is None else list(self.touched)
+        return self.project.index().rows(self.snapshot.collection, doc_ids)
+
+    @cached_property
+    def actual_hashes(self) -> list[tuple[str, str, str]]:
+        """(chunk_id, uri, row hash computed anew from the stored fields) of every row that the slot holds."""
+        return [(row["chunk_id"], row["uri"], row_hash(row, self.snapshot.model_fp)) for row in self.actual.to_pylist()]
+
+    def differences(self) -> list[dict[str, str]]:
+        """Rows that are missing, surplus, or hold something else, by chunk and document."""
+        wanted = self.expected.hashes()
+        uris = dict(zip(self.documents["doc_id"].to_pylist(), self.documents["uri"].to_pylist(), strict=True))
+        found: set[str] = set()
+        problems = []
+        for chunk_id, uri, computed in self.actual_hashes:
+            found.add(chunk_id)
+            if chunk_id not in wanted:
+                problems.append({"problem": "surplus row", "chunk_id": chunk_id, "uri": uri})
+            elif wanted[chunk_id] != computed:
+                problems.append({"problem": "row holds something else", "chunk_id": chunk_id, "uri": uri})
+        problems += [
+            {"problem": "missing row", "chunk_id": row.chunk_id, "uri": uris[row.doc_id]}
+            for row in self.expected.rows
+            if row.chunk_id not in found
+        ]
+        return problems
+
+
+def gather(project: Project, snapshot_id: str) -> Evidence:
+    """The evidence for a candidate, kept with the project until another candidate is looked at."""
+    if project.evidence is not None and project.evidence.snapshot.snapshot_id == snapshot_id:
+        return project.evidence
+    snapshot = snapshots.find(snapshots.history(project.lake, project.alias), snapshot_id)
+    note = staging.read_note(project.home.staging, CANDIDATE_NOTE)
+    touched = None
+    if snapshot.kind == "incremental" and note.get("snapshot_id") == snapshot.snapshot_id:
+        touched = tuple(note["touched"])
+    project.evidence = Evidence(project, snapshot, touched)
+    return project.evidence

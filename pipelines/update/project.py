@@ -1,0 +1,74 @@
+"""One configured installation: what every step needs at hand, opened only when it is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.config import Config, load_config
+from pipelines.home import Home
+from pipelines.lake.blobs import BlobStore
+from pipelines.lake.lock import writer_lock
+from pipelines.lake.tables import Lake
+from pipelines.update.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipelines.index.protocol import Index
+    from pipelines.update.evidence import Evidence
+
+
+class Project:
+    """A configuration and its data folder."""
+
+    def __init__(self, config: Config, home: Home, *, index: Index | None = None) -> None:
+        self.config = config
+        self.home = home
+        self.lake = Lake(home.lake)
+        self.blobs = BlobStore(home.blobs)
+        self.evidence: Evidence | None = None  # of the candidate last looked at; see `evidence.gather`
+        self._index = index
+
+    @classmethod
+    def open(cls, config_path: Path, home: Home) -> Project:
+        """Read the configuration; nothing is created or connected yet.
+
+        Raises:
+            ConfigError: the configuration is missing or wrong.
+        """
+        return cls(load_config(config_path), home)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The fingerprints of today's configuration."""
+        return Recipe(self.config)
+
+    @property
+    def alias(self) -> str:
+        """The alias that readers resolve: the index's name."""
+        return self.config.index
+
+    def index(self) -> Index:
+        """The vector index; Milvus Lite is started if none is configured and none runs.
+
+        Raises:
+            IndexUnavailable: it cannot be reached or started.
+        """
+        if self._index is None:
+            from pipelines.index.milvus import MilvusIndex
+            from pipelines.index.server import ensure_server
+
+            self._index = MilvusIndex(self.config.milvus.uri or ensure_server(self.home))
+        return self._index
+
+    @contextmanager
+    def writer(self, run_id: str, purpose: str) -> Iterator[None]:
+        """Hold the writer lock of the data folder.
+
+        Raises:
+            WriterBusy: another update holds it.
+        """
+        with writer_lock(self.home.writer_lock, run_id=run_id, purpose=purpose):
+            yield
