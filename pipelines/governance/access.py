@@ -1,0 +1,207 @@
+"""Who may read what: principals, the readers of a document by its source's rules, and the ids of access sets.
+
+Everything is literal and fails closed. No principal implies another: `role:admin` reads what names it, and what no
+rule covers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.config import AccessRule, SourceConfig
+from pipelines.errors import AccessError, LakeError
+from pipelines.lake.schemas import ACL_SETS
+from pipelines.sources.globs import PatternList
+
+Principals = tuple[str, ...]
+"""One access set: sorted, without duplicates."""
+
+UNCOVERED: Principals = ("role:admin",)
+"""The readers of a document that no rule covers."""
+
+_PRINCIPAL = re.compile(r"(user|group|role):[^\s,]+")
+_CHUNK_ROWS = 65_536  # uris that are Python strings at one time
+
+
+def parse_principal(text: str) -> str:
+    """The principal itself: `user:NAME`, `group:NAME` or `role:NAME`, compared letter by letter.
+
+    Raises:
+        AccessError: it is of another kind, or the name is empty or holds white space or a comma.
+    """
+    if not _PRINCIPAL.fullmatch(text):
+        raise AccessError(
+            f"{text!r} is no principal; write user:NAME, group:NAME or role:NAME, the name without spaces and commas"
+        )
+    return text
+
+
+def access_set(principals: Iterable[str]) -> Principals:
+    """The principals of one access set, checked.
+
+    Raises:
+        AccessError: one of them is malformed.
+    """
+    return tuple(sorted({parse_principal(principal) for principal in principals}))
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRules:
+    """Rules with their patterns compiled; made once for one list of rules."""
+
+    patterns: PatternList
+    readers: tuple[Principals, ...]
+
+    def readers_of(self, uri: str, reported: Sequence[str] | None) -> Principals:
+        """See `readers_for`."""
+        first = self.patterns.first(uri)
+        if first >= 0:
+            return self.readers[first]
+        return UNCOVERED if reported is None else access_set(reported)
+
+
+@lru_cache(maxsize=256)
+def compile_rules(rules: tuple[AccessRule, ...]) -> CompiledRules:
+    """The rules, ready for many uris.
+
+    Raises:
+        AccessError: a pattern can match nothing, or a reader is malformed.
+    """
+    try:
+        patterns = PatternList.compile([rule.match for rule in rules], hidden=True)
+    except ValueError as error:
+        raise AccessError(f"access rule: {error}") from error
+    return CompiledRules(patterns, tuple(access_set(rule.readers) for rule in rules))
+
+
+def readers_for(rules: Sequence[AccessRule], uri: str, reported: Sequence[str] | None = None) -> Principals:
+    """Who may read the document: the readers of the first rule that matches, taken literally.
+
+    Where no rule matches, what the source itself reports; where it reports nothing, `role:admin` alone. A rule with no
+    readers hides its documents from everybody.
+
+    Raises:
+        AccessError: a rule or a reported principal is malformed.
+    """
+    return compile_rules(tuple(rules)).readers_of(uri, reported)
+
+
+class AclRegistry:
+    """Ids of access sets: those of the table, and new ones for sets that it does not hold yet."""
+
+    def __init__(self, acl_sets: pa.Table) -> None:
+        """Start from the table `acl_sets`.
+
+        Raises:
+            LakeError: one id stands for two different sets there.
+        """
+        sets: dict[int, Principals] = {}
+        for acl_id, principals in zip(acl_sets["acl_id"].to_pylist(), acl_sets["principals"].to_pylist(), strict=True):
+            found = tuple(principals)
+            if sets.setdefault(acl_id, found) != found:
+                raise LakeError(
+                    f"table acl_sets: id {acl_id} stands for two sets, {list(sets[acl_id])} and {list(found)}; nothing "
+                    "can be served safely from it. Restore the table to its version before that"
+                )
+        self._ids: dict[Principals, int] = {}
+        for acl_id in sorted(sets, reverse=True):
+            self._ids[sets[acl_id]] = acl_id  # of several ids for one set the lowest is used
+        self._next = max(sets, default=0) + 1
+        self._new: list[tuple[int, Principals]] = []
+
+    def ids_for(self, sets: Iterable[Principals]) -> dict[Principals, int]:
+        """The id of each set; new sets get ids in sorted order, so that their order in `sets` does not matter."""
+        wanted = set(sets)
+        for principals in sorted(wanted - self._ids.keys()):
+            self._ids[principals] = self._next
+            self._new.append((self._next, principals))
+            self._next += 1
+        return {principals: self._ids[principals] for principals in wanted}
+
+    def new_rows(self, created_at: datetime) -> pa.Table:
+        """The rows to append to `acl_sets` before a document may carry one of the new ids."""
+        ids, sets = [i for i, _ in self._new], [list(p) for _, p in self._new]
+        columns = [pa.array(ids, pa.int32()), pa.array(sets, pa.list_(pa.string())), [created_at] * len(ids)]
+        arrays = [pa.array(c, type=f.type) for c, f in zip(columns, ACL_SETS, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=ACL_SETS)
+
+
+class SourceLabels:
+    """What the configuration of a source, and not its content, says about documents: access set, tenant, class."""
+
+    def __init__(self, config: SourceConfig, registry: AclRegistry) -> None:
+        """Compile the rules of `config`.
+
+        Raises:
+            AccessError: a rule is malformed.
+        """
+        self.tenant = config.tenant
+        self.classification = config.classification
+        try:
+            self._rules = compile_rules(config.access)
+        except AccessError as error:
+            raise AccessError(f"source {config.name!r}: {error}") from error
+        self._registry = registry
+
+    def acl_ids(self, uris: pa.ChunkedArray, reported: pa.ChunkedArray | None = None) -> npt.NDArray[np.int32]:
+        """The access set of each document: int32, one for each uri.
+
+        Args:
+            uris: addresses.
+            reported: for each uri the readers that the source reports, or null.
+
+        Raises:
+            AccessError: a reported principal is malformed.
+        """
+        if reported is not None and reported.null_count == len(reported):
+            reported = None
+        patterns, readers = self._rules.patterns, self._rules.readers
+        found = np.empty(len(uris), np.int32)  # position of the rule, and from len(readers) on other sets
+        others: dict[Principals, int] = {}
+        for start in range(0, len(uris), _CHUNK_ROWS):
+            part = [patterns.first(uri) for uri in uris.slice(start, _CHUNK_ROWS).to_pylist()]
+            found[start : start + len(part)] = part
+        uncovered = np.flatnonzero(found < 0)
+        if reported is None:
+            found[uncovered] = len(readers)
+            others = {UNCOVERED: len(readers)} if len(uncovered) else {}
+        else:
+            for row in uncovered:
+                own = reported[int(row)].as_py()
+                principals = UNCOVERED if own is None else access_set(own)
+                found[row] = others.setdefault(principals, len(readers) + len(others))
+        sets = [*readers, *others]
+        used = np.unique(found)
+        ids = self._registry.ids_for(sets[position] for position in used)
+        table = np.zeros(len(sets), np.int32)
+        for position in used:
+            table[position] = ids[sets[position]]
+        return table[found]
+
+    def covered(self, uris: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+        """Whether a rule decides about the document, so that what its source reports does not matter."""
+        return np.fromiter((self._rules.patterns.matches(uri) for uri in uris.to_pylist()), np.bool_, len(uris))
+
+
+def acl_ids_for(principals: Iterable[str], acl_sets: pa.Table) -> list[int]:
+    """The ids of all access sets that name at least one of the principals, ascending; none for no principals.
+
+    Raises:
+        AccessError: a principal is malformed.
+    """
+    wanted = access_set(principals)
+    if not wanted:
+        return []
+    lists = acl_sets["principals"].combine_chunks()
+    named = pc.is_in(pc.list_flatten(lists), value_set=pa.array(wanted, pa.string()))
+    rows = pc.unique(pc.list_parent_indices(lists).filter(named))
+    return sorted(set(acl_sets["acl_id"].take(rows).to_pylist()))

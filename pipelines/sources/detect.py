@@ -1,0 +1,251 @@
+"""What an update has to look at: a listing compared with the manifest, as columns and without any input or output.
+
+Nothing is read here and nothing is written. The caller fetches what `look` names, hashes it, and compares it with
+`content_hash` and `quarantined_hash`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.config import GuardConfig
+from pipelines.errors import MassDeletionRefused
+from pipelines.lake.schemas import DOCUMENTS
+from pipelines.sources.base import ITEMS, Listing
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+RACY_MICROSECONDS = 2_000_000
+"""A time stamp this close to the manifest's own proves nothing: a clock may run ahead, or count in seconds."""
+
+LOOK = pa.schema(
+    [
+        *(ITEMS.field(name) for name in ("uri", "size_bytes", "etag", "modified_at", "metadata")),
+        pa.field("acl_id", pa.int32(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),  # new | returned | changed | racy | asked
+        pa.field("doc_id", pa.string()),  # this and the two below are null for a document that is new
+        pa.field("content_hash", pa.string()),
+        pa.field("quarantined_hash", pa.string()),
+    ]
+)
+
+RELABELLED = pa.schema([DOCUMENTS.field(name) for name in ("doc_id", "uri", "acl_id", "tenant", "classification")])
+
+GONE = pa.schema([DOCUMENTS.field(name) for name in ("doc_id", "uri")])
+
+
+class Labels(Protocol):
+    """What the configuration says about documents; see `pipelines.governance.access.SourceLabels`."""
+
+    tenant: str
+    classification: str
+
+    def acl_ids(self, uris: pa.ChunkedArray, reported: pa.ChunkedArray | None = None) -> npt.NDArray[np.int32]:
+        """The access set of each uri."""
+        ...
+
+    def covered(self, uris: pa.ChunkedArray) -> Bools:
+        """Whether a rule decides about each uri."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be done.
+
+    `look` (LOOK): documents whose bytes must be read. `relabelled` (RELABELLED): known documents with new access,
+    tenant or classification, whether or not they are in `look`. `deleted` (GONE): documents that are not there any
+    more. `unchanged`: documents that need no look. `kept`: documents that were not seen and may still be there.
+    """
+
+    look: pa.Table
+    relabelled: pa.Table
+    deleted: pa.Table
+    unchanged: int
+    kept: int
+
+
+def decide(
+    previous: pa.Table,
+    listing: Listing,
+    guard: GuardConfig,
+    *,
+    labels: Labels,
+    source: str = "",
+    approve_deletions: bool = False,
+    thorough: bool = False,
+) -> Decision:
+    """What differs between the manifest's rows of one source and what the source holds now.
+
+    Equal etags, or without etags equal size and modification time, mean that nothing changed. A time stamp that is
+    not at least two seconds older than its row's `updated_at` is not believed. Size, etag and time of a row are those
+    of the content that was fetched last, also when that content is quarantined; so it is not fetched again.
+
+    Args:
+        previous: rows of `documents` of this source, deleted ones included; each uri once.
+        listing: what the source holds.
+        guard: how much may be deleted without a word from the operator.
+        labels: the source's access rules, tenant and classification.
+        source: its name, for messages.
+        approve_deletions: the operator has said that the documents may go.
+        thorough: look at every listed document.
+
+    Raises:
+        MassDeletionRefused: more would be deleted than `guard` allows, or everything.
+    """
+    items = listing.items
+    known = pc.not_equal(previous["status"], "deleted").to_numpy().astype(np.bool_)
+    at = _positions(items["uri"], previous["uri"])  # row of `previous` for each item, or -1
+    listed = np.zeros(len(previous), np.bool_)
+    listed[at[at >= 0]] = True
+
+    reasons = _reasons(previous, items, at, known, thorough=thorough)
+    rows = np.flatnonzero(reasons > 0)
+    absent = np.flatnonzero(known & ~listed)
+    gone = absent[~_protected(previous["uri"].take(pa.array(absent)), listing)]
+    if not approve_deletions:
+        _guard(previous, gone, len(items), guard, source)
+
+    acl = np.empty(len(previous), np.int64)  # only the rows of documents that stay are filled
+    acl_items = labels.acl_ids(items["uri"], items["readers"])
+    acl[at[at >= 0]] = acl_items[at >= 0]
+    kept = np.setdiff1d(absent, gone, assume_unique=True)
+    if len(kept):
+        acl[kept] = _unlisted(previous, kept, labels, listing)
+    known[gone] = False
+    return Decision(
+        look=_look(previous, items, rows, at, reasons, acl_items),
+        relabelled=_relabelled(previous, np.flatnonzero(known), acl, labels),
+        deleted=previous.select(GONE.names).take(pa.array(gone)).cast(GONE),
+        unchanged=len(items) - len(rows),
+        kept=len(kept),
+    )
+
+
+_REASONS = ("unchanged", "new", "returned", "changed", "racy", "asked")
+_NEW, _RETURNED, _CHANGED, _RACY, _ASKED = range(1, 6)
+
+
+def _positions(values: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
+    """Where each value stands among others: int64, -1 for nowhere."""
+    # 64-bit offsets: the uris of one source may pass 2 GiB.
+    wide = pa.large_string()
+    found = pc.index_in(values.cast(wide), value_set=among.cast(wide).combine_chunks())
+    return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int64)
+
+
+def _reasons(previous: pa.Table, items: pa.Table, at: Ints, known: Bools, *, thorough: bool) -> npt.NDArray[np.int8]:
+    """For each item why it must be looked at, as a position in _REASONS; 0: it need not."""
+    reasons = np.full(len(items), _NEW, np.int8)
+    rows = np.flatnonzero(at >= 0)
+    reasons[rows] = _RETURNED
+    rows = rows[known[at[rows]]]
+    old = at[rows]
+    sizes_now, sizes_then = _numbers(items["size_bytes"])[rows], _numbers(previous["size_bytes"])[old]
+    times_now, times_then = _numbers(items["modified_at"])[rows], _numbers(previous["modified_at"])[old]
+    same = (sizes_now == sizes_then) & (times_now == times_then) & (sizes_now >= 0) & (times_now != _NONE)
+    racy = same & (times_now > _numbers(previous["updated_at"])[old] - RACY_MICROSECONDS)
+    if items["etag"].null_count < len(items) and previous["etag"].null_count < len(previous):
+        equal = pc.equal(items["etag"].take(pa.array(rows)), previous["etag"].take(pa.array(old)))
+        both = equal.is_valid().to_numpy().astype(np.bool_)
+        equal = pc.fill_null(equal, False).to_numpy().astype(np.bool_)
+        same, racy = np.where(both, equal, same), racy & ~both
+    reasons[rows] = np.select([~same, racy], [_CHANGED, _RACY], _ASKED if thorough else 0)
+    return reasons
+
+
+_NONE = np.iinfo(np.int64).min
+
+
+def _numbers(column: pa.ChunkedArray) -> Ints:
+    """Whole numbers (times: microseconds since 1970) as int64; null is the smallest of all."""
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
+    return np.asarray(pc.fill_null(column, int(_NONE)).to_numpy(), np.int64)
+
+
+def _protected(absent: pa.ChunkedArray, listing: Listing) -> Bools:
+    """For each uri that was not listed whether it may still be there: it, or a folder above it, is a problem."""
+    exact = {problem.uri for problem in listing.problems}
+    folders = {problem.uri for problem in listing.problems if problem.subtree}
+    if not exact or not len(absent):
+        return np.zeros(len(absent), np.bool_)
+    if "" in folders:
+        return np.ones(len(absent), np.bool_)
+    return np.fromiter((uri in exact or _below(uri, folders) for uri in absent.to_pylist()), np.bool_, len(absent))
+
+
+def _below(uri: str, folders: set[str]) -> bool:
+    if not folders:
+        return False
+    end = uri.find("/")
+    while end >= 0:
+        if uri[:end] in folders:
+            return True
+        end = uri.find("/", end + 1)
+    return False
+
+
+def _guard(previous: pa.Table, gone: Ints, items: int, guard: GuardConfig, source: str) -> None:
+    served = pc.equal(previous["status"], "active").to_numpy().astype(np.bool_)
+    total, lost = int(served.sum()), int(served[gone].sum())
+    share = lost / total if total else 0.0
+    emptied = lost > 0 and items == 0 and lost == total
+    if share <= guard.max_deleted_share or not (total >= guard.min_documents or emptied):
+        return
+    examples = ", ".join(previous["uri"].take(pa.array(gone[:3])).to_pylist())
+    found = "the source is empty now" if emptied else f"{items:,} documents are there now"
+    raise MassDeletionRefused(
+        f"source {source!r}: an update would delete {lost:,} of {total:,} documents ({share:.0%}), and "
+        f"`guard.max_deleted_share` allows {guard.max_deleted_share:.0%}; {found}, and missing is for instance "
+        f"{examples}. Nothing was deleted. If the source is not mounted or not complete, restore it and run the update "
+        "again; if the documents shall go, run `lockstep update --approve-deletions`"
+    )
+
+
+def _unlisted(previous: pa.Table, rows: Ints, labels: Labels, listing: Listing) -> Ints:
+    """Access sets of documents that were not seen; what only the source could say about them stays as it was."""
+    uris = previous["uri"].take(pa.array(rows))
+    before = np.asarray(previous["acl_id"].take(pa.array(rows)).to_numpy(), np.int64)
+    if not listing.reports_readers:
+        return labels.acl_ids(uris).astype(np.int64)
+    covered = labels.covered(uris)
+    if covered.any():
+        before[covered] = labels.acl_ids(uris.filter(pa.array(covered)))
+    return before
+
+
+def _look(
+    previous: pa.Table, items: pa.Table, rows: Ints, at: Ints, reasons: npt.NDArray[np.int8], acl: npt.NDArray[np.int32]
+) -> pa.Table:
+    picked = items.take(pa.array(rows))
+    old = pa.array(at[rows], mask=at[rows] < 0)
+    columns = {name: picked[name] for name in ("uri", "size_bytes", "etag", "modified_at", "metadata")}
+    columns["acl_id"] = pa.array(acl[rows], pa.int32())
+    columns["reason"] = pa.array(_REASONS).take(pa.array(reasons[rows]))
+    for name in ("doc_id", "content_hash", "quarantined_hash"):
+        columns[name] = previous[name].take(old)
+    return pa.table(columns).cast(LOOK)
+
+
+def _relabelled(previous: pa.Table, rows: Ints, acl: Ints, labels: Labels) -> pa.Table:
+    differs = np.asarray(previous["acl_id"].to_numpy())[rows] != acl[rows]
+    for name, value in (("tenant", labels.tenant), ("classification", labels.classification)):
+        differs |= pc.not_equal(previous[name], value).to_numpy().astype(np.bool_)[rows]
+    changed = rows[differs]
+    picked = previous.select(GONE.names).take(pa.array(changed))
+    columns = {
+        "doc_id": picked["doc_id"],
+        "uri": picked["uri"],
+        "acl_id": pa.array(acl[changed], pa.int32()),
+        "tenant": pa.repeat(labels.tenant, len(changed)),
+        "classification": pa.repeat(labels.classification, len(changed)),
+    }
+    return pa.table(columns).cast(RELABELLED)

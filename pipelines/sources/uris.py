@@ -1,0 +1,43 @@
+"""Addresses of documents: reversible, printable and valid UTF-8, whatever the source calls its documents.
+
+Only the mapping between a source's own names and uris belongs here; which uris are wanted is decided in `globs`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from urllib.parse import unquote_to_bytes
+
+# '%' itself, C0 and C1 control characters, DEL, line separators, and the surrogates that stand for undecodable bytes.
+_ESCAPED = re.compile("[%\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_PERCENT = re.compile("%(?:25)+")
+
+
+def encode_uri(name: bytes | str) -> str:
+    """The uri of a path or record id: '%', control characters and bytes that are not UTF-8 percent-encoded.
+
+    `decode_uri` gives the bytes back, so two different names never share a uri.
+    """
+    text = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
+    return _ESCAPED.sub(_escape, text) if _ESCAPED.search(text) else text
+
+
+def _escape(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match.group().encode("utf-8", "surrogateescape"))
+
+
+def decode_uri(uri: str) -> bytes:
+    """The source's own name as bytes (UTF-8 where it was text)."""
+    return unquote_to_bytes(uri)
+
+
+def rule_text(uri: str) -> str:
+    """What a pattern is compared with: the uri with a plain '%', in Unicode's composed form (NFC).
+
+    A person writes `100%/**` as well as `100%25/**`, and an editor's "é" may be one character or two; a rule that
+    silently missed its folder would hand it to the next, wider rule. So patterns pass through here too.
+    """
+    if "%25" in uri:
+        uri = _PERCENT.sub("%", uri)
+    return uri if uri.isascii() else unicodedata.normalize("NFC", uri)
