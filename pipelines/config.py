@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from pipelines.errors import ConfigError
+from pipelines.sources.globs import check_pattern
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Principal = Annotated[str, StringConstraints(pattern=r"^(user|group|role):[^\s,]+$")]
+Pattern = Annotated[str, AfterValidator(check_pattern)]
 
 
 class _Section(BaseModel):
@@ -27,7 +29,7 @@ class _Section(BaseModel):
 class AccessRule(_Section):
     """Who may read the documents whose uri matches; the first rule that matches decides."""
 
-    match: str
+    match: Pattern
     readers: tuple[Principal, ...]
 
 
@@ -44,8 +46,8 @@ class FilesystemSource(_Source):
 
     kind: Literal["filesystem"]
     path: Path
-    include: tuple[str, ...] = ("**/*",)
-    exclude: tuple[str, ...] = ()
+    include: tuple[Pattern, ...] = ("**/*",)
+    exclude: tuple[Pattern, ...] = ()
 
 
 class RecordFields(_Section):
@@ -199,6 +201,11 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    doubled = _doubled_keys(node)
+    if doubled:
+        raise ConfigError(
+            "\n".join(f"{path}:{line}: {key}: this key is there twice; remove one" for key, line in doubled)
+        )
     if not isinstance(data, dict):
         raise ConfigError(
             f"{path}:1: expected a mapping with the keys 'index' and 'sources', found {type(data).__name__}"
@@ -211,6 +218,29 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     base = path.resolve().parent
     sources = tuple(s.model_copy(update={"path": base / s.path.expanduser()}) for s in config.sources)
     return config.model_copy(update={"sources": sources})
+
+
+def _doubled_keys(node: yaml.Node | None) -> list[tuple[str, int]]:
+    """Keys given twice in one mapping, with their 1-based lines; YAML would silently take the last."""
+    found: list[tuple[str, int]] = []
+    visited: set[int] = set()  # an alias may lead back to a node above it
+    waiting = [] if node is None else [node]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in visited:
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            names = [str(key.value) for key, _ in node.value]
+            found += [
+                (name, node.value[position][0].start_mark.line + 1)
+                for position, name in enumerate(names)
+                if name in names[:position]
+            ]
+            waiting += [value for _, value in node.value]
+    return sorted(found, key=lambda key_and_line: key_and_line[1])
 
 
 def _override(data: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
@@ -226,7 +256,10 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[st
             if not isinstance(inner, dict):
                 raise ConfigError(f"{variable}: {key!r} is not a section; unset the variable or correct its name")
             target = inner
-        target[keys[-1]] = yaml.safe_load(raw)
+        try:
+            target[keys[-1]] = yaml.safe_load(raw)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"environment variable {variable}: not valid YAML: {error}") from error
         applied[keys] = variable
     return applied
 
@@ -238,16 +271,23 @@ def _explain(
     from_environment: Mapping[tuple[str, ...], str],
 ) -> str:
     lines = []
-    for problem in error.errors():
+    problems = error.errors()
+    for problem in problems:
+        depth = len(problem["loc"])
+        if any(len(other["loc"]) > depth and other["loc"][:depth] == problem["loc"] for other in problems):
+            continue  # only says that something inside is wrong, and that is listed itself
         loc = [part for part in problem["loc"] if part not in ("filesystem", "records")]
         key = ".".join(str(part) for part in loc) or "(top level)"
-        variable = from_environment.get(tuple(str(part) for part in loc))
+        own = tuple(str(part) for part in loc)
+        variable = next((name for keys, name in from_environment.items() if keys[: len(own)] == own), None)
         where = f"environment variable {variable}" if variable else f"{path}:{_line(node, loc)}"
-        message = problem["msg"]
+        message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = "unknown key; remove it or correct its spelling"
         elif problem["type"] == "missing":
             message = "this key is required"
+        elif problem["type"] == "union_tag_not_found":
+            message = "the key 'kind' is required: filesystem or records"
         elif "input" in problem and not isinstance(problem["input"], dict | list | tuple):
             message += f" (found {problem['input']!r})"
         lines.append(f"{where}: {key}: {message}")
