@@ -58,6 +58,8 @@ def record(lake: Lake, failures: Sequence[Failure], *, healthy: Iterable[tuple[s
     rows: dict[str, dict[str, object]] = {}
     for failure in failures:
         known = before.get(failure.letter_id)
+        if failure.stage == "list" and known and known["status"] == "open" and known["error"] == failure.error:
+            continue  # a listing meets the same obstacle each time: that is no new attempt, and no reason to commit
         rows[failure.letter_id] = {
             **asdict(failure),
             "letter_id": failure.letter_id,

@@ -27,7 +27,7 @@ def write_audit(project: Project, *, action: str, target: str, detail: Mapping[s
         actor=actor(),
         action=action,
         target=target,
-        detail=dict(detail),
+        detail=detail,
         run_id=run_id,
     )
     project.lake.append(TABLE, pa.Table.from_pylist([row], schema=AUDIT_LOG), run_id=run_id)

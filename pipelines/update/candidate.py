@@ -145,7 +145,7 @@ def _build_full(
         index.upsert(collection, table)
         done += table.num_rows
         if progress:
-            progress(done, len(expected.rows))
+            progress(done, len(expected))
     return _record(
         project,
         collection,
@@ -153,9 +153,9 @@ def _build_full(
         kind=kind,
         version=version,
         documents=documents.num_rows,
-        rows=len(expected.rows),
-        row_digest=digest(row.row_hash for row in expected.rows),
-        upserted=len(expected.rows),
+        rows=len(expected),
+        row_digest=digest(expected.row_hashes),
+        upserted=len(expected),
         deleted=0,
         statistics=TermStatistics.empty().plus(expected.terms()),
         run_id=run_id,
@@ -176,7 +176,11 @@ def _build_difference(
     wanted = after.hashes()
     # What the slot really holds decides what is written: a build that was killed half-way left some of it done.
     held = index.row_hashes(collection, changes.doc_ids)
-    upserts = [row for row in after.rows if held.get(row.chunk_id) != row.row_hash]
+    upserts = [
+        position
+        for position, (key, value) in enumerate(zip(after.chunk_ids, after.row_hashes, strict=True))
+        if held.get(key) != value
+    ]
     deletes = sorted(set(held) - set(wanted))
     total, done = len(upserts) + len(deletes), 0
     index.write_state(collection, {**state, "building": True})
@@ -187,7 +191,7 @@ def _build_difference(
             progress(done, total)
     index.delete(collection, deletes)
     statistics = snapshots.read_term_statistics(project.lake, state["snapshot_id"])
-    carried = digest((row.row_hash for row in before.rows), start=state["digest"], subtract=True)
+    carried = digest(before.row_hashes, start=state["digest"], subtract=True)
     snapshot = _record(
         project,
         collection,
@@ -195,8 +199,8 @@ def _build_difference(
         kind="incremental",
         version=version,
         documents=state["documents"] + changes.after.num_rows - changes.before.num_rows,
-        rows=state["rows"] + len(after.rows) - len(before.rows),
-        row_digest=digest((row.row_hash for row in after.rows), start=carried),
+        rows=state["rows"] + len(after) - len(before),
+        row_digest=digest(after.row_hashes, start=carried),
         upserted=len(upserts),
         deleted=len(deletes),
         statistics=statistics.plus(before.terms(), sign=-1).plus(after.terms()),

@@ -8,7 +8,7 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.index.rows import row_hash
+from pipelines.index.rows import row_hashes
 from pipelines.lake import manifest, snapshots
 from pipelines.lake.snapshots import Snapshot
 from pipelines.update import staging
@@ -50,7 +50,8 @@ class Evidence:
     @cached_property
     def actual_hashes(self) -> list[tuple[str, str, str]]:
         """(chunk_id, uri, row hash computed anew from the stored fields) of every row that the slot holds."""
-        return [(row["chunk_id"], row["uri"], row_hash(row, self.snapshot.model_fp)) for row in self.actual.to_pylist()]
+        computed = row_hashes(self.actual, self.snapshot.model_fp)
+        return list(zip(self.actual["chunk_id"].to_pylist(), self.actual["uri"].to_pylist(), computed, strict=True))
 
     def differences(self) -> list[dict[str, str]]:
         """Rows that are missing, surplus, or hold something else, by chunk and document."""
@@ -65,9 +66,9 @@ class Evidence:
             elif wanted[chunk_id] != computed:
                 problems.append({"problem": "row holds something else", "chunk_id": chunk_id, "uri": uri})
         problems += [
-            {"problem": "missing row", "chunk_id": row.chunk_id, "uri": uris[row.doc_id]}
-            for row in self.expected.rows
-            if row.chunk_id not in found
+            {"problem": "missing row", "chunk_id": chunk_id, "uri": uris[doc_id]}
+            for doc_id, chunk_id in zip(self.expected.doc_ids, self.expected.chunk_ids, strict=True)
+            if chunk_id not in found
         ]
         return problems
 

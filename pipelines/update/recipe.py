@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -10,10 +10,10 @@ import pyarrow as pa
 from pipelines.chunking.fingerprint import chunker_fp
 from pipelines.config import Config
 from pipelines.embedding.model import describe, model_fp
-from pipelines.embedding.tokenizer import load_tokenizer
+from pipelines.embedding.tokenizer import Tokenizer, load_tokenizer
 from pipelines.identity import fingerprint
 from pipelines.lexical import analyzer_fp
-from pipelines.parsing.fingerprint import parser_fp, parsers_fp
+from pipelines.parsing.routes import ROUTES, parser_fp
 
 
 class Recipe:
@@ -21,24 +21,28 @@ class Recipe:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.parser_fp = lru_cache(maxsize=None)(self._parser_fp)
-        self.chunk_fp = lru_cache(maxsize=None)(self._chunk_fp)
+        self._parsers: dict[str, str] = {}
+        self._chunkers: dict[str, str] = {}
 
-    def _parser_fp(self, media_type: str) -> str:
+    def parser_fp(self, media_type: str) -> str:
         """How contents of that media type are parsed."""
-        return parser_fp(media_type, self._config.parsing)
+        if media_type not in self._parsers:
+            self._parsers[media_type] = parser_fp(media_type, self._config.parsing)
+        return self._parsers[media_type]
 
-    def _chunk_fp(self, media_type: str) -> str:
+    def chunk_fp(self, media_type: str) -> str:
         """How contents of that media type become chunks: parser, chunker, tokenizer and lexical analyser."""
-        return fingerprint("recipe", {"parser": self.parser_fp(media_type), "chunking": self._chunking_fp})
+        if media_type not in self._chunkers:
+            parts = {"parser": self.parser_fp(media_type), "chunking": self._chunking_fp}
+            self._chunkers[media_type] = fingerprint("recipe", parts)
+        return self._chunkers[media_type]
 
     @cached_property
     def _chunking_fp(self) -> str:
-        tokenizer = load_tokenizer(self._config.encoder)
         return fingerprint(
             "chunking",
             {
-                "chunker": chunker_fp(self._config.chunking, tokenizer.fingerprint),
+                "chunker": chunker_fp(self._config.chunking, self._tokenizer.fingerprint),
                 "lexical": analyzer_fp(self._config.lexical),
             },
         )
@@ -46,7 +50,17 @@ class Recipe:
     @cached_property
     def fingerprint(self) -> str:
         """Of the whole recipe, whatever media types are in use: another one means a full rebuild."""
-        return fingerprint("recipes", {"parsers": parsers_fp(self._config.parsing), "chunking": self._chunking_fp})
+        parsers = tuple(self.parser_fp(media_type) for media_type in sorted(ROUTES))
+        return fingerprint("recipes", {"parsers": parsers, "chunking": self._chunking_fp})
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self._config.encoder)
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text that the encoder reads, special tokens included."""
+        return self._tokenizer.max_tokens
 
     @cached_property
     def model_fp(self) -> str:

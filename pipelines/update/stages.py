@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 from pipelines.chunking.stage import chunk_stage
 from pipelines.embedding.stage import encode_stage
 from pipelines.errors import TooManyFailures
-from pipelines.lake import manifest
+from pipelines.lake import dead_letters, manifest
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.derive import Progress, derive, missing
 from pipelines.parsing.stage import parse_stage
 from pipelines.update import staging
+from pipelines.update.changes import read_outcomes
 from pipelines.update.project import Project
 from pipelines.update.reports import ChunkReport, EncodeReport, ParseReport
 
@@ -34,10 +35,10 @@ def parse_documents(project: Project, *, run_id: str, progress: Progress | None 
     started = time.perf_counter()
     lake, recipe = project.lake, project.recipe
     staged = staging.read_changes(project.home.staging, manifest_version=lake.version("documents"))
-    staged = staged.filter(pc.equal(staged["action"], "content"))
+    content = staged.filter(pc.equal(staged["action"], "content"))
     active = manifest.active_documents(lake)
     columns = ["content_hash", "media_type"]
-    keyed = recipe.keyed(pa.concat_tables([staged.select(columns), active.select(columns)]))
+    keyed = recipe.keyed(pa.concat_tables([content.select(columns), active.select(columns)]))
     todo = missing(lake, "elements", keyed, ["content_hash", "parser_fp"])
     before = lake.version("elements")
     if todo.num_rows:
@@ -52,14 +53,15 @@ def parse_documents(project: Project, *, run_id: str, progress: Progress | None 
             progress=progress,
         )
     made = _results(project, todo)
-    failures = _parse_failures(project, staged)
-    _stop_when_too_many(project, len(failures), staged.num_rows)
+    failures = parse_failures(project, staged)
+    unfetched = [f for f in read_outcomes(project.home.staging)[1] if f.stage == "fetch"]
+    _stop_when_too_many(project, len(failures) + len(unfetched), content.num_rows + len(unfetched))
     statuses = made["status"].to_pylist()
     return ParseReport(
         parsed=statuses.count("parsed"),
         empty=statuses.count("empty"),
         failed=statuses.count("failed"),
-        reused=staged.num_rows - len(set(staged["content_hash"].to_pylist()) & set(todo["content_hash"].to_pylist())),
+        reused=content.num_rows - len(set(content["content_hash"].to_pylist()) & set(todo["content_hash"].to_pylist())),
         characters=int(pc.sum(made["characters"]).as_py() or 0),
         failures=failures,
         table_version=lake.version("elements") if todo.num_rows else before,
@@ -101,7 +103,9 @@ def parse_results(project: Project, documents: pa.Table) -> dict[tuple[str, str]
     return found
 
 
-def _parse_failures(project: Project, staged: pa.Table) -> tuple[Failure, ...]:
+def parse_failures(project: Project, staged: pa.Table) -> tuple[Failure, ...]:
+    """The staged documents whose content could not be parsed, with the parser's reason."""
+    staged = staged.filter(pc.equal(staged["action"], "content"))
     if staged.num_rows == 0:
         return ()
     results = parse_results(project, staged)
@@ -127,9 +131,9 @@ def _stop_when_too_many(project: Project, failed: int, documents: int) -> None:
     limits = project.config.limits
     if failed > limits.max_failures and failed > limits.max_failure_ratio * documents:
         raise TooManyFailures(
-            f"{failed} of {documents} changed documents could not be parsed (limits: {limits.max_failures} and "
-            f"{limits.max_failure_ratio:.0%}); nothing was made visible. Look at the errors of table 'elements', then "
-            "correct the source or raise `limits` and run the update again"
+            f"{failed} of {documents} changed documents could not be fetched or parsed (limits: {limits.max_failures} "
+            f"and {limits.max_failure_ratio:.0%}); nothing was made visible. Look at the errors in table 'elements', "
+            "then correct the source or raise `limits` and run the update again"
         )
 
 
@@ -137,8 +141,9 @@ def chunk_documents(project: Project, *, run_id: str, progress: Progress | None 
     """Chunk the contents of active documents that have no chunks yet for today's recipe."""
     started = time.perf_counter()
     lake = project.lake
-    keyed = project.recipe.keyed(manifest.active_documents(lake))
-    wanted = _with_text(project, keyed)
+    active = manifest.active_documents(lake)
+    keyed = project.recipe.keyed(active)
+    wanted = with_text(project, keyed)
     todo = missing(lake, "chunks", wanted, ["content_hash", "recipe_fp"])
     added = 0
     if todo.num_rows:
@@ -146,7 +151,7 @@ def chunk_documents(project: Project, *, run_id: str, progress: Progress | None 
         added = derive(
             lake,
             "chunks",
-            _elements_of(project, todo),
+            elements_of(todo, stored_elements(project, todo)),
             chunk_stage(config.chunking, config.lexical, config.encoder),
             total=todo.num_rows,
             portion_rows=_CHUNK_PORTION,
@@ -156,29 +161,43 @@ def chunk_documents(project: Project, *, run_id: str, progress: Progress | None 
     return ChunkReport(
         contents=todo.num_rows,
         added=added,
-        total=lake.count("chunks"),
+        total=chunks_wanted(project, active).num_rows,
         table_version=lake.version("chunks"),
         seconds=time.perf_counter() - started,
     )
 
 
-def _with_text(project: Project, keyed: pa.Table) -> pa.Table:
-    """Those whose parse gave elements: an empty or failed one has no chunks, and is not missing any."""
-    parsed = project.lake.read("elements", ["content_hash", "parser_fp"], where=pc.field("status") == "parsed")
-    return keyed.join(parsed, keys=["content_hash", "parser_fp"], join_type="left semi")
+def with_text(project: Project, keyed: pa.Table, *, also: pa.Table | None = None) -> pa.Table:
+    """Those whose parse gave elements: an empty or failed one has no chunks, and is not missing any.
+
+    Args:
+        project: whose table of elements is read.
+        keyed: contents with their fingerprints.
+        also: further parsed contents that are not in the table.
+    """
+    columns = ["content_hash", "parser_fp"]
+    parsed = project.lake.read("elements", columns, where=pc.field("status") == "parsed")
+    if also is not None:
+        parsed = pa.concat_tables([parsed, also.select(columns)])
+    return keyed.join(parsed, keys=columns, join_type="left semi")
 
 
-def _elements_of(project: Project, todo: pa.Table) -> Iterator[pa.RecordBatch]:
-    """Inputs of the chunk stage for those contents, streamed from the table."""
-    recipes: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for row in todo.to_pylist():
-        recipes[row["content_hash"], row["parser_fp"]].append(row["recipe_fp"])
-    for batch in project.lake.scan(
+def stored_elements(project: Project, todo: pa.Table) -> Iterator[pa.RecordBatch]:
+    """Elements of those contents, streamed from the table."""
+    yield from project.lake.scan(
         "elements",
         ["content_hash", "parser_fp", "title", "elements"],
         where=pc.field("content_hash").isin(pc.unique(todo["content_hash"])) & (pc.field("status") == "parsed"),
         batch_rows=256,
-    ):
+    )
+
+
+def elements_of(todo: pa.Table, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Inputs of the chunk stage: the elements of the wanted contents, each with its recipe's fingerprint."""
+    recipes: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in todo.to_pylist():
+        recipes[row["content_hash"], row["parser_fp"]].append(row["recipe_fp"])
+    for batch in batches:
         rows: list[int] = []
         fps: list[str] = []
         keys = zip(batch["content_hash"].to_pylist(), batch["parser_fp"].to_pylist(), strict=True)
@@ -198,7 +217,7 @@ def encode_chunks(project: Project, *, run_id: str, progress: Progress | None = 
     """Encode the distinct chunk texts of active documents that have no vector yet for today's model."""
     started = time.perf_counter()
     lake, recipe = project.lake, project.recipe
-    wanted = _chunks_wanted(project, manifest.active_documents(lake))
+    wanted = chunks_wanted(project, manifest.active_documents(lake))
     texts = wanted.append_column("model_fp", pa.array([recipe.model_fp] * wanted.num_rows, pa.string()))
     todo = missing(lake, "embeddings", texts, ["text_hash", "model_fp"])
     total = len(pc.unique(wanted["text_hash"]))
@@ -217,6 +236,12 @@ def encode_chunks(project: Project, *, run_id: str, progress: Progress | None = 
         )
         encoded = result.rows
         failures = _encode_failures(project, result.rejected)
+    letters = dead_letters.open_letters(lake)
+    stale = letters.filter(pc.equal(letters["stage"], "encode"))
+    if failures or stale.num_rows:
+        healed = set(zip(stale["source"].to_pylist(), stale["uri"].to_pylist(), strict=True))
+        healed -= {(failure.source, failure.uri) for failure in failures}
+        dead_letters.record(lake, failures, healthy=healed, run_id=run_id)
     return EncodeReport(
         encoded=encoded,
         reused=total - todo.num_rows,
@@ -228,7 +253,7 @@ def encode_chunks(project: Project, *, run_id: str, progress: Progress | None = 
     )
 
 
-def _chunks_wanted(project: Project, documents: pa.Table) -> pa.Table:
+def chunks_wanted(project: Project, documents: pa.Table) -> pa.Table:
     """Keys, text hash and tokens of the chunks that those documents have under today's recipe."""
     keyed = project.recipe.keyed(documents).select(["content_hash", "recipe_fp"])
     chunks = project.lake.read("chunks", ["content_hash", "recipe_fp", "text_hash", "tokens"])

@@ -9,23 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from pipelines.errors import LakeError, ManifestMoved
 from pipelines.lake.schemas import TIMESTAMP
 
-Action = Literal["content", "attributes", "delete"]
-
 STAGED = pa.schema(
     [
-        pa.field("action", pa.string(), nullable=False),
+        pa.field("action", pa.string(), nullable=False),  # content | attributes | delete
         pa.field("doc_id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("tenant", pa.string(), nullable=False),
-        pa.field("readers", pa.list_(pa.string()), nullable=False),
+        pa.field("acl_id", pa.int32(), nullable=False),
         pa.field("classification", pa.string(), nullable=False),
         pa.field("media_type", pa.string(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),

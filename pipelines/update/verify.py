@@ -30,8 +30,8 @@ def verify(project: Project) -> VerifyReport:
     actual = digest(computed for _, _, computed in evidence.actual_hashes)
     rows = len(evidence.actual_hashes)
     if snapshot.recipe_fp == project.recipe.fingerprint:
-        expected_digest = digest(row.row_hash for row in evidence.expected.rows)
-        expected_rows = len(evidence.expected.rows)
+        expected_digest = digest(evidence.expected.row_hashes)
+        expected_rows = len(evidence.expected)
     else:
         expected_digest, expected_rows = snapshot.digest, snapshot.rows
     ok = actual == expected_digest == snapshot.digest and rows == expected_rows

@@ -1,0 +1,133 @@
+"""What an update would do and what it would cost, changing nothing: sources are read, no table is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.chunking.stage import chunk_stage
+from pipelines.errors import LakeError
+from pipelines.governance.access import AclRegistry
+from pipelines.lake import manifest
+from pipelines.lake.dead_letters import Failure
+from pipelines.lake.derive import missing
+from pipelines.lake.schemas import CHUNKS, ELEMENTS
+from pipelines.parsing.stage import parse_stage
+from pipelines.update import stages
+from pipelines.update.changes import examine, fetch_changes, tally
+from pipelines.update.project import Project
+from pipelines.update.reports import PlanReport
+
+_EXACT_DOCUMENTS = 2_000  # of more new contents than this only so many are parsed; the rest is extrapolated
+_EXACT_BYTES = 256 * 1024 * 1024  # and no more than this is kept in memory
+_TOKENS_PER_SECOND = 12_000  # of the default encoder on 2 cores, see benchmarks/README.md; for the estimate alone
+
+_KEY = ["content_hash", "media_type"]
+
+
+def plan(project: Project, *, approve_deletions: bool = False) -> PlanReport:
+    """Compare the sources with the manifest, parse and chunk new contents in memory, and count what is missing.
+
+    A source that cannot be read, or whose deletions the guard refuses, is told in `notes`.
+    """
+    started = time.perf_counter()
+    lake = project.lake
+    outcomes = []
+    contents: dict[str, bytes] = {}
+    desired: dict[str, tuple[str, str]] = {
+        doc_id: (content, media_type)
+        for doc_id, content, media_type in zip(
+            *(manifest.active_documents(lake)[name].to_pylist() for name in ("doc_id", *_KEY)), strict=True
+        )
+    }
+    held = 0
+    for one in examine(project, AclRegistry(lake.read("acl_sets")), approve_deletions=approve_deletions):
+        outcome, unread = one.outcome, list[Failure]()
+        for change in fetch_changes(one, unread):
+            outcome = tally(outcome, change)
+            row = change.row
+            if row["action"] == "delete":
+                desired.pop(row["doc_id"], None)
+            elif row["action"] == "content":
+                desired[row["doc_id"]] = (row["content_hash"], row["media_type"])
+                if change.content is not None and held < _EXACT_BYTES:
+                    contents[row["content_hash"]] = change.content
+                    held += len(change.content)
+        outcomes.append(outcome)
+    cost = _Cost(project, desired, contents)
+    return PlanReport(
+        sources=tuple(outcomes),
+        added=sum(o.added for o in outcomes),
+        changed=sum(o.changed for o in outcomes),
+        deleted=sum(o.deleted for o in outcomes),
+        access_changed=sum(o.access_changed for o in outcomes),
+        unchanged=sum(o.unchanged for o in outcomes),
+        to_parse=cost.to_parse,
+        to_encode=cost.to_encode,
+        encode_exact=cost.exact,
+        estimated_seconds=cost.tokens / _TOKENS_PER_SECOND,
+        notes=tuple(o.error for o in outcomes if o.error),
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Cost:
+    """What the desired documents lack in the tables, found by running the stages in memory."""
+
+    def __init__(self, project: Project, desired: dict[str, tuple[str, str]], contents: dict[str, bytes]) -> None:
+        self._project = project
+        self._contents = contents
+        keys = sorted(set(desired.values()))
+        wanted = pa.table({name: pa.array([key[i] for key in keys], pa.string()) for i, name in enumerate(_KEY)})
+        self._keyed = project.recipe.keyed(wanted)
+        elements = self._parse()
+        chunks = self._chunk(elements)
+        have = stages.chunks_wanted(project, wanted).select(["text_hash", "tokens"])
+        texts = pa.concat_tables([have, chunks.select(["text_hash", "tokens"])])
+        texts = texts.append_column("model_fp", pa.array([project.recipe.model_fp] * len(texts), pa.string()))
+        lacking = missing(project.lake, "embeddings", texts, ["text_hash", "model_fp"])
+        scale = self.to_parse / self._parsed if self._parsed else 1.0
+        self.exact = self._parsed == self.to_parse
+        self.to_encode = round(len(lacking) * scale)
+        self.tokens = int((pc.sum(lacking["tokens"]).as_py() or 0) * scale)
+
+    def _parse(self) -> pa.Table:
+        todo = missing(self._project.lake, "elements", self._keyed, ["content_hash", "parser_fp"])
+        self.to_parse = len(todo)
+        known = [self._can_read(key) for key in todo["content_hash"].to_pylist()]
+        todo = todo.filter(pa.array(known, pa.bool_())).slice(0, _EXACT_DOCUMENTS)
+        self._parsed = len(todo)
+        if not len(todo):
+            return ELEMENTS.empty_table()
+        stage = parse_stage(self._project.config.parsing, self._read)
+        return pa.Table.from_batches(stage(iter(todo.select(_KEY).to_batches())), schema=ELEMENTS)
+
+    def _chunk(self, fresh: pa.Table) -> pa.Table:
+        """Chunks that the tables do not have, of contents parsed just now or before."""
+        config = self._project.config
+        parsed = fresh.filter(pc.equal(fresh["status"], "parsed"))
+        with_text = stages.with_text(self._project, self._keyed, also=parsed)
+        todo = missing(self._project.lake, "chunks", with_text, ["content_hash", "recipe_fp"])
+        if not len(todo):
+            return CHUNKS.empty_table()
+        stage = chunk_stage(config.chunking, config.lexical, config.encoder)
+        return pa.Table.from_batches(stage(self._inputs(todo, parsed)), schema=CHUNKS)
+
+    def _inputs(self, todo: pa.Table, parsed: pa.Table) -> Iterator[pa.RecordBatch]:
+        yield from stages.elements_of(todo, parsed.to_batches(max_chunksize=256))
+        yield from stages.elements_of(todo, stages.stored_elements(self._project, todo))
+
+    def _can_read(self, key: str) -> bool:
+        return key in self._contents or self._project.blobs.exists(key)
+
+    def _read(self, key: str) -> bytes:
+        content = self._contents.get(key)
+        if content is not None:
+            return content
+        try:
+            return self._project.blobs.read(key)
+        except LakeError:
+            return b""
