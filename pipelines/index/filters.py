@@ -1,0 +1,30 @@
+"""Milvus filter expressions from plain values, escaped, in portions that the server accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+PORTION = 2_000  # values of one `in [...]`: about 80 KB of expression for our hashes
+
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+def quote(value: str) -> str:
+    """A string literal that reads back as `value`, whatever it contains."""
+    return f'"{value.translate(_ESCAPES)}"'
+
+
+def any_string(field: str, values: Iterable[str]) -> str:
+    """`field in [...]` for strings. No value matches nothing."""
+    return f"{field} in [{', '.join(map(quote, values))}]"
+
+
+def any_integer(field: str, values: Iterable[int]) -> str:
+    """`field in [...]` for integers, sorted and without duplicates, so that equal sets are equal expressions."""
+    return f"{field} in [{', '.join(str(int(value)) for value in sorted(set(values)))}]"
+
+
+def portions(values: Sequence[str], size: int = PORTION) -> Iterator[Sequence[str]]:
+    """`values` in slices of at most `size`."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

@@ -1,0 +1,339 @@
+"""Exact, vectorised reading for Milvus Lite's collections, used inside its server process and nowhere else.
+
+Lite decides row by row in Python, for every request, which rows are alive, and scores sparse vectors posting by
+posting. Once a collection is flushed neither changes between two requests, so both are computed once a generation
+of its files and kept. Measured at 20,000 rows: hybrid 45 ms -> 9 ms a query, 27 ms -> 0.9 ms in a batch of 200.
+Dense search is exact here. Lite's HNSW answers a filter that lets 2% of the rows through with recall 0.46, and its
+build takes 8-16 s of every update that compacts.
+
+Whatever is not asked the way `MilvusIndex` asks (or while rows wait to be flushed) goes to Lite's own code; a test
+holds the two to the same answers.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from milvus_lite.engine.collection import Collection  # noqa: TID253  only the server process imports this module
+from milvus_lite.schema.types import DataType  # noqa: TID253  as above
+from milvus_lite.search.indexed_filter import evaluate_segment_filter  # noqa: TID253  as above
+
+logger = logging.getLogger(__name__)
+
+Mask = npt.NDArray[np.bool_]
+Positions = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+Hit = dict[str, Any]
+
+_SCORES_AT_ONCE = 4_000_000  # bounds one score matrix to 16 MB
+_SAME_SCORE = 1e-5  # rounding differs with a row's place in a matrix; closer scores are ordered by primary key
+_SPARE_BYTES = 8 * 1024 * 1024  # kept free on the disk beyond twice what a flush has to write
+_UNSET = {"group_size": 1, "strict_group_size": False, "offset": 0}  # what Lite passes for what was not asked
+_GATHER_BELOW = 0.5  # copying the allowed rows out is cheaper than scoring all of them below this share
+
+
+@dataclass(frozen=True, slots=True)
+class _Postings:
+    """Inverted lists of one segment: rows and weights of dimension `dimensions[i]` are at `starts[i]:starts[i + 1]`."""
+
+    dimensions: npt.NDArray[np.uint32]
+    starts: Positions
+    rows: npt.NDArray[np.int32]
+    weights: Scores
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> _Postings:
+        packed = column.cast(pa.binary()).combine_chunks()
+        packed = packed.combine_chunks() if isinstance(packed, pa.ChunkedArray) else packed
+        offsets = np.frombuffer(packed.buffers()[1], dtype=np.int32)[packed.offset : packed.offset + len(packed) + 1]
+        data = packed.buffers()[2]
+        content = memoryview(data)[offsets[0] : offsets[-1]] if data is not None else b""
+        pairs = np.frombuffer(content, dtype=np.dtype([("dimension", "<u4"), ("weight", "<f4")]))
+        rows = np.repeat(np.arange(len(packed), dtype=np.int32), np.diff(offsets) // 8)
+        order = np.argsort(pairs["dimension"], kind="stable")
+        dimensions, starts = np.unique(pairs["dimension"][order], return_index=True)
+        return cls(dimensions, np.append(starts, len(pairs)), rows[order], pairs["weight"][order])
+
+    def scores(self, query: Mapping[int, float], rows: int) -> Scores:
+        """Inner product of each row with one query; zero for rows without a common dimension."""
+        total = np.zeros(rows, dtype=np.float32)
+        for dimension, weight in query.items():
+            at = int(np.searchsorted(self.dimensions, dimension))
+            if at < len(self.dimensions) and self.dimensions[at] == dimension:
+                span = slice(self.starts[at], self.starts[at + 1])
+                total[self.rows[span]] += np.float32(weight) * self.weights[span]
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One segment and which of its rows count: the newest version of their key, and not deleted."""
+
+    segment: Any
+    live: Mask
+    postings: dict[str, _Postings]  # by field; filled at the first sparse search
+
+    def postings_of(self, field: str) -> _Postings:
+        if field not in self.postings:
+            self.postings[field] = _Postings.of(self.segment.table.column(field))
+        return self.postings[field]
+
+
+@dataclass(frozen=True, slots=True)
+class _Generation:
+    """All rows of a collection between two flushes or compactions. Immutable but for the caches inside its parts."""
+
+    segments: tuple[Any, ...]
+    tombstones: dict[Any, int]
+    parts: tuple[_Part, ...]
+
+    def holds(self, segments: tuple[Any, ...], tombstones: dict[Any, int]) -> bool:
+        same = len(segments) == len(self.segments) and all(a is b for a, b in zip(segments, self.segments, strict=True))
+        return same and tombstones == self.tombstones
+
+
+def _generation(segments: tuple[Any, ...], tombstones: dict[Any, int], before: _Generation | None) -> _Generation:
+    newest: dict[Any, int] = dict(tombstones)
+    for segment in segments:
+        for key, sequence in zip(segment.pks, segment.seqs.tolist(), strict=True):
+            if newest.get(key, -1) < sequence:
+                newest[key] = sequence
+    known = {id(part.segment): part.postings for part in before.parts} if before else {}
+    parts = []
+    taken: set[tuple[Any, int]] = set()  # a crash between two steps of a flush can leave one version in two files
+    for segment in segments:
+        versions = list(zip(segment.pks, segment.seqs.tolist(), strict=True))
+        live = np.array([newest[key] == sequence for key, sequence in versions], dtype=bool)
+        if len(segments) > 1:
+            for position in np.flatnonzero(live).tolist():
+                if versions[position] in taken:
+                    live[position] = False
+            taken.update(versions[position] for position in np.flatnonzero(live).tolist())
+        parts.append(_Part(segment, live, known.get(id(segment), {})))
+    return _Generation(segments, tombstones, tuple(parts))
+
+
+class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no types
+    """A Lite collection that answers `MilvusIndex`'s requests from arrays."""
+
+    _cached: _Generation | None = None
+
+    def warm(self, fields: Iterable[str]) -> None:
+        """Prepare what the first search would otherwise wait for: sparse fields by name, and which rows are alive."""
+        generation = self._settled()
+        for part in generation.parts if generation else ():
+            for field in fields:
+                part.postings_of(field)
+
+    def upsert(self, records: list[dict[str, Any]], partition_name: str = "_default") -> list[Any]:
+        """Complete records replace, so the old ones need not be read to fill gaps."""
+        names = {field.name for field in self._schema.fields}
+        if all(names <= record.keys() for record in records):
+            return list(self.insert(records, partition_name=partition_name))
+        return list(super().upsert(records, partition_name=partition_name))
+
+    def insert(self, records: list[dict[str, Any]], partition_name: str = "_default") -> list[Any]:
+        """`Collection.insert`, refused while there is still room on the disk to go on serving."""
+        self._require_space()
+        return list(super().insert(records, partition_name=partition_name))
+
+    def flush(self) -> None:
+        """`Collection.flush`, then wait for the background work it starts, and prepare the first search."""
+        if self._memtable.size():
+            self._require_space()
+            super().flush()
+        self._wait_for_bg()
+        self.warm([field.name for field in self._schema.fields if self._is_sparse(field.name)])
+
+    def _require_space(self) -> None:
+        needed = _SPARE_BYTES + 2 * int(self._memtable.estimated_memory_bytes)
+        free = shutil.disk_usage(self._data_dir).free
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC,
+                f"the disk of the index folder has {free / 1e6:,.0f} MB left and {needed / 1e6:,.0f} MB are needed; "
+                "free some space. What is served stays served",
+            )
+
+    def _trigger_flush(self) -> None:
+        """A flush that fails half-way ends the process.
+
+        Lite would go on without the rows, and its next flush would remove the log that still has them; a restart
+        replays that log.
+        """
+        try:
+            super()._trigger_flush()
+        except BaseException:
+            logger.exception("flushing %s failed; ending, so that the next start replays its log", self._name)
+            logging.shutdown()
+            os._exit(os.EX_IOERR)
+
+    def search(self, query_vectors: list[Any], top_k: int = 10, metric_type: str | None = None, **options: Any) -> Any:
+        """`Collection.search`; ours where only primary keys and inner products are asked for."""
+        generation = self._settled()
+        field = self._resolve_anns_field(options.get("anns_field"))
+        if generation is None or not self._is_plain(options) or self.resolve_search_metric(field, metric_type) != "IP":
+            return super().search(query_vectors, top_k, metric_type, **options)
+        self._require_loaded()
+        masks = self._masks(generation, options.get("expr"))
+        if self._is_sparse(field):
+            queries = self._prepare_sparse_queries(query_vectors, field)
+            return self._search_postings(generation, masks, queries, field, top_k)
+        return self._search_vectors(generation, masks, np.asarray(query_vectors, dtype=np.float32), field, top_k)
+
+    def query(
+        self,
+        expr: str | None = None,
+        output_fields: list[str] | None = None,
+        partition_names: list[str] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+        timezone: str | None = None,
+        order_by_pk: bool = False,
+    ) -> Any:
+        """`Collection.query`; ours where scalar fields are asked for by name."""
+        generation = self._settled()
+        if generation is None or partition_names or timezone or not self._are_scalars(output_fields):
+            return super().query(expr, output_fields, partition_names, limit, offset, timezone, order_by_pk)
+        self._require_loaded()
+        masks = self._masks(generation, expr)
+        found = [(index, position) for index, mask in enumerate(masks) for position in np.flatnonzero(mask).tolist()]
+        if order_by_pk:
+            keys = [part.segment.pks for part in generation.parts]
+            found.sort(key=lambda at: keys[at[0]][at[1]])
+        return self._take(generation, found[offset : None if limit is None else offset + limit], output_fields or [])
+
+    def get(
+        self,
+        pks: list[Any],
+        partition_names: list[str] | None = None,
+        expr: str | None = None,
+        output_fields: list[str] | None = None,
+        timezone: str | None = None,
+    ) -> Any:
+        """`Collection.get`; ours where scalar fields are asked for by name."""
+        generation = self._settled()
+        if generation is None or partition_names or expr or timezone or not self._are_scalars(output_fields):
+            return super().get(pks, partition_names, expr, output_fields, timezone)
+        self._require_loaded()
+        found = []
+        for key in pks:
+            for index, part in enumerate(generation.parts):
+                position = part.segment.pk_to_row.get(key)
+                if position is not None and part.live[position]:
+                    found.append((index, position))
+                    break
+        return self._take(generation, found, output_fields or [])
+
+    # --- internals ---
+
+    def _settled(self) -> _Generation | None:
+        """The rows as they are, or None while some wait to be flushed."""
+        if self._memtable.size():
+            return None
+        segments, deletions = self._read_snapshot()
+        segments = tuple(segment for segment in segments if segment.num_rows)
+        tombstones = deletions.snapshot
+        cached = self._cached
+        if cached is None or not cached.holds(segments, tombstones):
+            cached = self._cached = _generation(segments, tombstones, cached)
+        return cached
+
+    def _is_plain(self, options: Mapping[str, Any]) -> bool:
+        asked = {name for name, value in options.items() if value is not None and value != _UNSET.get(name)}
+        simple = asked <= {"anns_field", "expr", "output_fields", "search_params"}
+        return simple and options.get("output_fields") == [self._pk_name]
+
+    def _is_sparse(self, name: str) -> bool:
+        return any(f.name == name and f.dtype == DataType.SPARSE_FLOAT_VECTOR for f in self._schema.fields)
+
+    def _are_scalars(self, names: Sequence[str] | None) -> bool:
+        vectors = (DataType.FLOAT_VECTOR, DataType.SPARSE_FLOAT_VECTOR)
+        scalars = {field.name for field in self._schema.fields if field.dtype not in vectors}
+        return bool(names) and set(names or ()) <= scalars
+
+    def _masks(self, generation: _Generation, expression: str | None) -> list[Mask]:
+        if not expression:
+            return [part.live for part in generation.parts]
+        compiled = self._compile_filter(expression)
+        return [part.live & evaluate_segment_filter(part.segment, compiled, None) for part in generation.parts]
+
+    def _take(self, generation: _Generation, found: list[tuple[int, int]], fields: list[str]) -> list[dict[str, Any]]:
+        names = [f.name for f in self._schema.fields if f.name in {*fields, self._pk_name}]
+        rows: dict[tuple[int, int], dict[str, Any]] = {}
+        for index, part in enumerate(generation.parts):
+            positions = [position for at, position in found if at == index]
+            table = part.segment.table.select(names).take(pa.array(positions, pa.int64()))
+            rows.update(zip(((index, position) for position in positions), table.to_pylist(), strict=True))
+        return [rows[at] for at in found]
+
+    def _search_vectors(
+        self, generation: _Generation, masks: list[Mask], queries: Scores, field: str, top_k: int
+    ) -> list[list[Hit]]:
+        ranked = [_Ranked(top_k) for _ in range(len(queries))]
+        for part, mask in zip(generation.parts, masks, strict=True):
+            allowed = int(mask.sum())
+            if not allowed:
+                continue
+            vectors, _ = part.segment.vector_data(field)
+            positions = np.flatnonzero(mask) if allowed < _GATHER_BELOW * len(mask) else None
+            chosen = vectors if positions is None else vectors[positions]
+            step = max(1, _SCORES_AT_ONCE // len(chosen))
+            for start in range(0, len(queries), step):
+                scores = queries[start : start + step] @ chosen.T
+                if positions is None and allowed < len(mask):
+                    scores[:, ~mask] = -np.inf
+                for offset, row in enumerate(scores):
+                    ranked[start + offset].add(part.segment.pks, row, positions)
+        return [one.hits() for one in ranked]
+
+    def _search_postings(
+        self, generation: _Generation, masks: list[Mask], queries: list[dict[int, float]], field: str, top_k: int
+    ) -> list[list[Hit]]:
+        ranked = [_Ranked(top_k) for _ in queries]
+        for part, mask in zip(generation.parts, masks, strict=True):
+            if not mask.any():
+                continue
+            postings = part.postings_of(field)
+            for one, query in zip(ranked, queries, strict=True):
+                scores = postings.scores(query, len(mask))
+                matched = np.flatnonzero((scores > 0) & mask)
+                one.add(part.segment.pks, scores[matched], matched)
+        return [one.hits() for one in ranked]
+
+
+class _Ranked:
+    """The best rows for one question, over all segments; equal scores in the order of their keys."""
+
+    __slots__ = ("_found", "_top_k")
+
+    def __init__(self, top_k: int) -> None:
+        self._top_k = top_k
+        self._found: list[tuple[float, Any, float]] = []
+
+    def add(self, keys: Sequence[Any], scores: Scores, positions: Positions | None) -> None:
+        """Offer the scores of some rows; `positions` says which rows they belong to, if not all in order."""
+        if len(scores) > self._top_k:
+            least = np.partition(scores, len(scores) - self._top_k)[len(scores) - self._top_k]
+            chosen = np.flatnonzero(scores >= max(least - _SAME_SCORE, np.finfo(np.float32).min))
+        else:
+            chosen = np.flatnonzero(scores > -np.inf)
+        rows = chosen if positions is None else positions[chosen]
+        values = scores[chosen].astype(np.float64)
+        ordered = np.round(values / _SAME_SCORE)
+        for row, value, order in zip(rows.tolist(), values.tolist(), ordered.tolist(), strict=True):
+            self._found.append((-order, keys[row], value))
+
+    def hits(self) -> list[Hit]:
+        """What Lite's search returns for one question."""
+        self._found.sort(key=lambda one: one[:2])
+        return [{"id": key, "distance": value, "entity": {}} for _, key, value in self._found[: self._top_k]]
