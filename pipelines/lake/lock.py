@@ -40,6 +40,18 @@ def writer_lock(path: Path, *, run_id: str, purpose: str) -> Iterator[None]:
         yield
 
 
+def lock_holder(path: Path) -> str | None:
+    """Who holds the writer lock, in words; None when nobody does."""
+    try:
+        with path.open("r", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return _describe(path.read_text(encoding="utf-8"))
+    return None
+
+
 def _describe(record: str) -> str:
     try:
         holder = json.loads(record)

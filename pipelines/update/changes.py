@@ -174,7 +174,8 @@ def _orphan_outcomes(orphans: list[Row], *, approve_deletions: bool) -> list[Sou
             name,
             complete=False,
             error=f"MassDeletionRefused: source {name!r} is no longer configured, and {count:,} documents of it are "
-            "still searchable; name it again in the configuration, or let them go with `lockstep update --approve-deletions`",
+            "still searchable; name it again in the configuration, or let them go with "
+            "`lockstep update --approve-deletions`",
         )
         for name, count in sorted(counts.items())
     ]

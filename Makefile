@@ -1,0 +1,49 @@
+# The one way to run everything. `make` alone lists the targets.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+export LOCKSTEP_HOME ?= $(CURDIR)/.lockstep
+export DO_NOT_TRACK = 1
+export GX_ANALYTICS_ENABLED = false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint format ui bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## make the environment in .venv from the pinned packages
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## the main job on a small corpus: build, ask, edit, update, verify, roll back
+	$(BIN)/python -m examples.demo
+
+test: $(STAMP)  ## all tests, the integration tests among them
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP) lint  ## lint, types, import layers and the quick tests
+	$(BIN)/python -m pytest tests/unit -q
+
+lint: $(STAMP)  ## lint, format, types and import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(STAMP)  ## the Dagster web UI on http://127.0.0.1:3000
+	$(BIN)/lockstep ui
+
+bench: $(STAMP)  ## how to run each benchmark
+	@sed -n '/^## Commands/,/^## /p' benchmarks/README.md
+
+clean:  ## remove the environment and the demo's data
+	rm -rf $(VENV) .lockstep

@@ -1,0 +1,136 @@
+"""Delta tables: versions, appends, merges, the change feed, and damaged folders."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines.errors import LakeError
+from pipelines.lake.manifest import active_documents, changes_between
+from pipelines.lake.schemas import ACL_SETS, DOCUMENTS
+from pipelines.lake.tables import Lake
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def document(uri: str, *, content: str = "a", status: str = "active", version: int = 1) -> dict[str, object]:
+    return {
+        "doc_id": uri,
+        "source": "s",
+        "uri": uri,
+        "tenant": "t",
+        "acl_id": 1,
+        "classification": "c",
+        "media_type": "text/plain",
+        "size_bytes": 1,
+        "etag": None,
+        "modified_at": NOW,
+        "content_hash": content * 64,
+        "version": version,
+        "title": uri,
+        "metadata": "{}",
+        "status": status,
+        "deleted_at": None,
+        "retain_until": None,
+        "quarantined_hash": None,
+        "run_id": "r",
+        "updated_at": NOW,
+    }
+
+
+def documents(*rows: dict[str, object]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=DOCUMENTS)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+def test_a_table_that_was_never_written_is_empty_and_has_no_version(lake: Lake) -> None:
+    assert lake.version("documents") == -1
+    assert lake.read("documents").num_rows == 0
+    assert lake.read("documents").schema == DOCUMENTS
+
+
+def test_appending_no_rows_makes_no_commit(lake: Lake) -> None:
+    lake.append("acl_sets", ACL_SETS.empty_table(), run_id="r")
+    assert lake.version("acl_sets") == -1
+
+
+def test_an_older_version_can_be_read(lake: Lake) -> None:
+    lake.merge("documents", documents(document("a")), key="doc_id", run_id="1")
+    lake.merge("documents", documents(document("b")), key="doc_id", run_id="2")
+    assert active_documents(lake, 0)["uri"].to_pylist() == ["a"]
+    assert sorted(active_documents(lake)["uri"].to_pylist()) == ["a", "b"]
+
+
+def test_rows_of_another_schema_are_refused_and_nothing_is_written(lake: Lake) -> None:
+    with pytest.raises(LakeError, match=r"columns \["):
+        lake.append("acl_sets", pa.table({"acl_id": [1]}), run_id="r")
+    assert lake.version("acl_sets") == -1
+
+
+def test_the_commit_records_the_run(lake: Lake) -> None:
+    lake.merge("documents", documents(document("a")), key="doc_id", run_id="run-7")
+    assert lake.history("documents")[0]["lockstep.run_id"] == "run-7"
+
+
+def test_changes_show_each_document_once_with_its_outermost_states(lake: Lake) -> None:
+    lake.merge("documents", documents(document("kept"), document("edited"), document("gone")), key="doc_id", run_id="1")
+    lake.merge("documents", documents(document("edited", content="b"), document("new")), key="doc_id", run_id="2")
+    lake.merge("documents", documents(document("edited", content="c")), key="doc_id", run_id="3")
+    lake.merge("documents", documents(document("gone", status="deleted")), key="doc_id", run_id="4")
+    changes = changes_between(lake, 0, 3)
+    assert changes is not None
+    assert {r["uri"]: r["content_hash"][0] for r in changes.before.to_pylist()} == {"edited": "a", "gone": "a"}
+    assert {r["uri"]: r["content_hash"][0] for r in changes.after.to_pylist()} == {"edited": "c", "new": "a"}
+    assert changes.doc_ids == ["edited", "gone", "new"]
+
+
+def test_a_document_that_came_and_went_between_two_versions_is_no_change(lake: Lake) -> None:
+    lake.merge("documents", documents(document("kept")), key="doc_id", run_id="1")
+    lake.merge("documents", documents(document("brief")), key="doc_id", run_id="2")
+    lake.merge("documents", documents(document("brief", status="deleted")), key="doc_id", run_id="3")
+    changes = changes_between(lake, 0, 2)
+    assert changes is not None
+    assert changes.doc_ids == []
+
+
+def test_a_vacuumed_change_feed_is_told_apart_from_no_change(lake: Lake, tmp_path: Path) -> None:
+    lake.merge("documents", documents(document("a")), key="doc_id", run_id="1")
+    lake.merge("documents", documents(document("a", content="b")), key="doc_id", run_id="2")
+    for file in (tmp_path / "lake" / "documents" / "_change_data").rglob("*.parquet"):
+        file.unlink()
+    assert changes_between(lake, 0, 1) is None
+    assert changes_between(lake, 1, 1) is not None
+
+
+def test_a_corrupt_log_names_the_table_and_the_next_step(lake: Lake, tmp_path: Path) -> None:
+    lake.merge("documents", documents(document("a")), key="doc_id", run_id="1")
+    (tmp_path / "lake" / "documents" / "_delta_log" / "00000000000000000000.json").write_text("{not json")
+    with pytest.raises(LakeError) as caught:
+        lake.read("documents")
+    assert "documents" in str(caught.value)
+    assert "backup" in str(caught.value)
+    assert "<unknown>" not in str(caught.value)
+
+
+def test_a_table_without_its_log_is_damaged_and_not_empty(lake: Lake, tmp_path: Path) -> None:
+    lake.merge("documents", documents(document("a")), key="doc_id", run_id="1")
+    log = tmp_path / "lake" / "documents" / "_delta_log"
+    for file in log.iterdir():
+        file.unlink()
+    with pytest.raises(LakeError, match="no readable Delta log"):
+        lake.read("documents")
+
+
+def test_a_missing_data_file_is_an_error_that_names_the_table(lake: Lake, tmp_path: Path) -> None:
+    lake.merge("documents", documents(document("a")), key="doc_id", run_id="1")
+    for file in (tmp_path / "lake" / "documents").glob("*.parquet"):
+        file.unlink()
+    with pytest.raises(LakeError, match="documents"):
+        lake.read("documents")
