@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 _PARQUET_ROWS = 512
 _BUFFER_BYTES = 1 << 20
+_LINE_EXTRA_BYTES = 1 << 16  # a line is longer than its record: escapes, and fields that are not used
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,15 @@ RowReader = Callable[[Path, Sequence[str], int], Iterator[Row | BadRow]]
 
 def json_lines(path: Path, _columns: Sequence[str], max_bytes: int) -> Iterator[Row | BadRow]:
     """One JSON object a line; empty lines are passed over, a byte order mark is allowed."""
+    limit = 2 * max_bytes + _LINE_EXTRA_BYTES
     with path.open("rb", buffering=_BUFFER_BYTES) as file:
         number = 0
-        while line := file.readline(max_bytes + 2):
+        while line := file.readline(limit):
             number += 1
             place = f"line {number}"
-            if len(line) > max_bytes and not line.endswith(b"\n"):
+            if len(line) == limit and not line.endswith(b"\n"):
                 _skip_line(file)
-                yield BadRow(place, f"the line is longer than `max_bytes` of the source, {max_bytes:,}")
+                yield BadRow(place, f"the line is too long for a record of `max_bytes`, {max_bytes:,}")
                 continue
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
