@@ -299,7 +299,7 @@ URIS = st.sampled_from(["a", "b", "hr", "hr/a", "hr/b", "hr/x/c", "it/a", "it", 
 ETAGS = st.sampled_from([None, "x", "y"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(URIS, st.tuples(st.sampled_from(["active", "deleted", "quarantined"]), st.integers(1, 2), ETAGS)),
     st.dictionaries(URIS, st.tuples(st.integers(1, 2), ETAGS)),
