@@ -86,7 +86,7 @@ class _Cost:
         elements = self._parse()
         chunks = self._chunk(elements)
         have = stages.chunks_wanted(project, wanted).select(["text_hash", "tokens"])
-        texts = pa.concat_tables([have, chunks.select(["text_hash", "tokens"])])
+        texts = pa.concat_tables([have, chunks.select(["text_hash", "tokens"])], promote_options="default")
         texts = texts.append_column("model_fp", pa.array([project.recipe.model_fp] * len(texts), pa.string()))
         lacking = missing(project.lake, "embeddings", texts, ["text_hash", "model_fp"])
         scale = self.to_parse / self._parsed if self._parsed else 1.0

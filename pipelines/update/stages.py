@@ -38,7 +38,7 @@ def parse_documents(project: Project, *, run_id: str, progress: Progress | None 
     content = staged.filter(pc.equal(staged["action"], "content"))
     active = manifest.active_documents(lake)
     columns = ["content_hash", "media_type"]
-    keyed = recipe.keyed(pa.concat_tables([content.select(columns), active.select(columns)]))
+    keyed = recipe.keyed(pa.concat_tables([content.select(columns), active.select(columns)], promote_options="default"))
     todo = missing(lake, "elements", keyed, ["content_hash", "parser_fp"])
     before = lake.version("elements")
     if todo.num_rows:
@@ -178,7 +178,7 @@ def with_text(project: Project, keyed: pa.Table, *, also: pa.Table | None = None
     columns = ["content_hash", "parser_fp"]
     parsed = project.lake.read("elements", columns, where=pc.field("status") == "parsed")
     if also is not None:
-        parsed = pa.concat_tables([parsed, also.select(columns)])
+        parsed = pa.concat_tables([parsed, also.select(columns)], promote_options="default")
     return keyed.join(parsed, keys=columns, join_type="left semi")
 
 
