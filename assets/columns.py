@@ -1,0 +1,173 @@
+"""What every column means, in words for the catalogue; types and nullability come from the library's schemas.
+
+Nothing else belongs here. A test holds that every column of every shown table has its description.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from pipelines.index.rows import INDEX_ROW
+from pipelines.lake.schemas import TABLES
+
+INDEX = "live_index"  # not a table: the fields of the collection behind the alias
+
+SCHEMAS: dict[str, pa.Schema] = {**TABLES, INDEX: INDEX_ROW}
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "documents": ("doc_id",),
+    "acl_sets": ("acl_id",),
+    "elements": ("content_hash", "parser_fp"),
+    "chunks": ("content_hash", "recipe_fp", "ordinal"),
+    "embeddings": ("text_hash", "model_fp"),
+    "index_snapshots": ("snapshot_id",),
+    "dead_letters": ("letter_id",),
+    INDEX: ("chunk_id",),
+}
+
+_EVERYWHERE = {
+    "doc_id": "Document: hash of its source's name and its address there",
+    "content_hash": "SHA-256 of the document's bytes; their blob's name",
+    "text_hash": "SHA-256 of the chunk's text exactly as it is encoded",
+    "recipe_fp": "Fingerprint of parser, chunker, tokenizer and lexical analyser",
+    "model_fp": "Fingerprint of the encoder: model files, backend, number format, normalisation, maximum length",
+    "source": "Name of the source in the configuration",
+    "uri": "The source's own address of the document: relative path or record id",
+    "tenant": "Tenant that the source's configuration names",
+    "classification": "Classification that the source's configuration names",
+    "acl_id": "Access set of the document; a query filters by the sets that its caller may read",
+    "run_id": "Run that wrote the row",
+    "updated_at": "When the row was last written (UTC)",
+    "created_at": "When the row was first written (UTC)",
+}
+
+_OF_TABLE: dict[str, dict[str, str]] = {
+    "documents": {
+        "media_type": "Kind of content, found in the bytes first and the name second",
+        "size_bytes": "Size at the source, in bytes",
+        "etag": "The source's own version mark, if it has one",
+        "modified_at": "Modification time at the source (UTC)",
+        "content_hash": "SHA-256 of the bytes of the version that is served",
+        "version": "Counts content changes, from 1",
+        "title": "Title found in the document, else made from its name",
+        "metadata": "JSON object: author, created, language, tags and more, as far as known",
+        "status": "active, deleted, or quarantined (no version of it could ever be parsed)",
+        "deleted_at": "When the deletion was found (UTC)",
+        "retain_until": "Until when a deleted document is kept (UTC)",
+        "quarantined_hash": "The newer content that could not be parsed, while the last good one is served",
+    },
+    "acl_sets": {
+        "acl_id": "Number of the access set",
+        "principals": "Who may read, sorted: user:, group: and role: names",
+    },
+    "elements": {
+        "parser_fp": "Fingerprint of how that media type is parsed",
+        "status": "parsed, empty or failed",
+        "error_class": "Why it failed, in one word: Encrypted, Damaged, TimeLimit, ...",
+        "error": "Why it failed, in a sentence",
+        "transient": "Whether another attempt may succeed (a time limit, a worker that was killed)",
+        "title": "Title found in the content",
+        "metadata": "JSON object: author, created, language, tags and more, as found in the content",
+        "pages": "Pages or slides, where the format has them",
+        "characters": "Characters of text found",
+        "seconds": "How long the parse took",
+        "elements": "What was found, in reading order: kind, text, level, page, table HTML, code language",
+    },
+    "chunks": {
+        "ordinal": "Position in the document, from 0; its neighbours are one less and one more",
+        "chunk_count": "Chunks of this content in all",
+        "text": "Exactly what is encoded: heading context, then the body",
+        "body_start": "Characters of text before the body",
+        "kind": "text, table, code or list",
+        "heading_path": "Headings above, from the outermost in",
+        "section": "Number of the parent section in the document; 0 before any heading",
+        "char_start": "First character of the body in the document's normalised text",
+        "char_end": "One past its last character",
+        "pages": "Pages that it touches",
+        "tokens": "Tokens of the text by the encoder's own tokenizer, special tokens included",
+        "terms": "Hashed lexical terms, ascending: dimensions of the sparse vector",
+        "weights": "Their BM25 document weights",
+    },
+    "embeddings": {
+        "vector": "Finite and of unit length",
+    },
+    "index_snapshots": {
+        "snapshot_id": "Identity of the snapshot",
+        "sequence": "1, 2, 3, ... per index",
+        "index_name": "Name of the index, and of the alias that readers resolve",
+        "parent": "Snapshot that was live when this one was built",
+        "kind": "incremental, full or rollback",
+        "manifest_version": "Version of documents that it holds",
+        "model": "JSON: the encoder and lexical analyser that a query of this snapshot must use",
+        "collection": "Physical collection (slot) that holds its rows",
+        "documents": "Active documents",
+        "rows": "Rows that the tables say it holds",
+        "digest": "Order-independent digest of its rows: sum of their hashes modulo 2^256",
+        "upserted": "Rows written to make it",
+        "deleted": "Rows removed to make it",
+        "gates": "JSON: result of every gate",
+        "status": "building, candidate, live, retired or rejected",
+    },
+    "dead_letters": {
+        "letter_id": "One letter a document and stage",
+        "stage": "Where it failed: list, fetch, parse, chunk or encode",
+        "content_hash": "The bytes that failed; their blob's name",
+        "error_class": "Why, in one word",
+        "error": "Why, in a sentence",
+        "transient": "Whether another attempt may succeed",
+        "attempts": "Attempts so far",
+        "status": "open or resolved",
+        "first_seen_at": "When it first failed (UTC)",
+        "last_seen_at": "When it last failed or was resolved (UTC)",
+    },
+    INDEX: {
+        "chunk_id": "Row: hash of document, text hash, and how often that text came before in the document",
+        "title": "Title of the document",
+        "heading_path": "Headings above, from the outermost in, joined by ' > '",
+        "pages": "Pages, such as 3 or 3-4",
+        "text": "Exactly what was encoded: heading context, then the body",
+        "body_start": "Characters of text before the body",
+        "row_hash": "Hash of every stored field but the vectors, and of the model",
+        "dense": "The text's vector, unit length",
+        "terms": "Dimensions of the sparse vector",
+        "weights": "BM25 document weights of those terms",
+    },
+}
+
+# Table and column to the columns that it comes from.
+LINEAGE: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
+    "documents": {
+        "content_hash": (("elements", "content_hash"),),
+        "title": (("elements", "title"),),
+        "metadata": (("elements", "metadata"),),
+    },
+    "chunks": {
+        "content_hash": (("elements", "content_hash"), ("documents", "content_hash")),
+        "text": (("elements", "elements"), ("elements", "title")),
+        "text_hash": (("elements", "elements"), ("elements", "title")),
+        "pages": (("elements", "elements"),),
+        "heading_path": (("elements", "elements"), ("elements", "title")),
+    },
+    "embeddings": {
+        "text_hash": (("chunks", "text_hash"),),
+        "vector": (("chunks", "text"),),
+    },
+    "live_index": {
+        "chunk_id": (("documents", "doc_id"), ("chunks", "text_hash")),
+        **{name: (("documents", name),) for name in ("doc_id", "source", "uri", "tenant", "classification", "acl_id")},
+        "title": (("documents", "title"),),
+        **{name: (("chunks", name),) for name in ("text", "text_hash", "body_start", "heading_path", "pages")},
+        "terms": (("chunks", "terms"),),
+        "weights": (("chunks", "weights"),),
+        "dense": (("embeddings", "vector"),),
+    },
+}
+
+
+def describe(table: str, column: str) -> str:
+    """What a column of a table means.
+
+    Raises:
+        KeyError: nobody has described it yet.
+    """
+    return _OF_TABLE.get(table, {}).get(column) or _EVERYWHERE[column]

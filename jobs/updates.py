@@ -1,0 +1,29 @@
+"""The two jobs that bring the index to the sources' state: by difference, and from nothing."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+# The whole live index read back belongs to the night and to its own job, not to every small update.
+_VERIFICATION = dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("live_index"), "matches_tables"))
+
+incremental_update = dg.define_asset_job(
+    "incremental_update",
+    selection=dg.AssetSelection.all() - _VERIFICATION,
+    description=(
+        "Detect what changed in the sources, derive what is missing, write the difference to the idle slot, check it, "
+        "and move the alias. With nothing changed it encodes nothing and writes nothing."
+    ),
+    tags={"lockstep/writes": "true"},
+)
+
+nightly_rebuild = dg.define_asset_job(
+    "nightly_rebuild",
+    selection=dg.AssetSelection.all(),
+    config=dg.RunConfig(resources={"writer": {"config": {"full": True}}}),
+    description=(
+        "The same, with the idle slot built from nothing and without trust in the change feed: every row is checked, "
+        "the digest must equal the incremental one, and the live index is read back. No text is encoded again."
+    ),
+    tags={"lockstep/writes": "true"},
+)

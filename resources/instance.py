@@ -1,0 +1,115 @@
+"""The Dagster instance of one data folder: its configuration file, and opening it quickly for a run in this process."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from pipelines.home import Home
+
+_CONFIGURATION = """\
+# Written once by Lockstep; yours to change. Everything not named here has Dagster's default:
+# run history, event log and schedules in SQLite files beside this one.
+
+# Nothing is sent anywhere.
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+
+# One update at a time. Every step that writes is in the pool lockstep_writer; with the granularity "run", a second
+# run that writes waits in the queue until the first has ended. (A run of the command line is not in the queue: the
+# writer lock of the data folder stops it, or the other one, with a message.)
+concurrency:
+  pools:
+    granularity: run
+    default_limit: 1
+
+# A run whose process could not start is marked as failed instead of waiting for ever.
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 180
+  poll_interval_seconds: 60
+
+# A run whose process died (killed, out of memory, machine restarted) is started again once: every step goes on where
+# it stopped. A run that ended with an error is not: its steps have already retried what may pass.
+run_retries:
+  enabled: true
+  max_retries: 1
+  retry_on_asset_or_op_failure: false
+
+# Keep the ticks of schedules for a month.
+retention:
+  schedule:
+    purge_after_days: 30
+"""
+
+# A run in the command line's process keeps its terminal: Dagster's capture would redirect it to files.
+_NO_CAPTURE: dict[str, Any] = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+}
+
+
+def prepare_instance(home: Home) -> Path:
+    """The folder for DAGSTER_HOME, with a dagster.yaml in it; one that is there already is left as it is."""
+    folder = home.dagster
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "dagster.yaml"
+    if not path.exists():
+        temporary = path.with_suffix(".yaml.new")
+        temporary.write_text(_CONFIGURATION, encoding="utf-8")
+        temporary.replace(path)
+    return folder
+
+
+@contextmanager
+def open_instance(home: Home) -> Iterator[dg.DagsterInstance]:
+    """The persistent instance of a data folder, for jobs executed in this process; the UI shows them too."""
+    from dagster._core.instance.ref import InstanceRef  # no public way to override single settings
+
+    folder = str(prepare_instance(home))
+    with _quick_history(), dg.DagsterInstance.from_ref(InstanceRef.from_dir(folder, overrides=_NO_CAPTURE)) as instance:
+        yield instance
+
+
+@contextmanager
+def _quick_history() -> Iterator[None]:
+    """Let SQLite write Dagster's events without waiting for the disk three times an event.
+
+    Dagster opens and closes a connection for each event. Two things then cost nearly all of a short run: the wait for
+    the disk at each commit, and, whenever the last connection of a file is closed, moving its write-ahead log into
+    the file. Here commits do not wait (a power failure may lose the last lines of a run's history, never its
+    consistency, and nothing of Lockstep's own tables), and one connection a file stays open until the block ends.
+    Measured on a job of 9 steps: 2.2 s before, 0.5 s after.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    kept = ExitStack()
+    files: set[str] = set()
+
+    def on_connect(connection: Any, _record: Any) -> None:
+        if not isinstance(connection, sqlite3.Connection):
+            return
+        connection.execute("PRAGMA synchronous=NORMAL")
+        file = connection.execute("PRAGMA database_list").fetchone()[2]
+        mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+        if file and mode == "wal" and file not in files:
+            files.add(file)
+            keeper = kept.enter_context(closing(sqlite3.connect(file, check_same_thread=False)))
+            keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()  # only a used connection counts
+
+    event.listen(Engine, "connect", on_connect)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", on_connect)
+        kept.close()
