@@ -41,13 +41,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """One source, listed and compared. `decision` is None when it could not be read, or must not be applied."""
+    """One source, listed and compared; when it could not be read, the decision is about access rules alone."""
 
     config: SourceConfig
     source: Source
     labels: SourceLabels
     previous: pa.Table
-    decision: Decision | None
+    decision: Decision
     outcome: SourceOutcome
 
 
@@ -62,7 +62,12 @@ class Change:
 
 
 def detect_changes(
-    project: Project, *, run_id: str, approve_deletions: bool = False, progress: Progress | None = None
+    project: Project,
+    *,
+    run_id: str,
+    approve_deletions: bool = False,
+    thorough: bool = False,
+    progress: Progress | None = None,
 ) -> ChangesReport:
     """Find out what changed and fetch it.
 
@@ -70,6 +75,7 @@ def detect_changes(
         project: whose sources are listed.
         run_id: recorded with what is written.
         approve_deletions: the operator's word that the mass-deletion guard asks for.
+        thorough: read every document and compare its bytes, instead of trusting size and time.
         progress: called with (documents fetched, documents to fetch).
 
     Raises:
@@ -79,12 +85,12 @@ def detect_changes(
     lake = project.lake
     version = lake.version(manifest.TABLE)
     registry = AclRegistry(lake.read("acl_sets"))
-    examined = examine(project, registry, approve_deletions=approve_deletions)
+    examined = examine(project, registry, approve_deletions=approve_deletions, thorough=thorough)
     _raise_if_none_is_usable(examined)
     rows: list[Row] = []
     refreshed: list[Row] = []
     outcomes: list[SourceOutcome] = []
-    total = sum(len(e.decision.look) for e in examined if e.decision)
+    total = sum(len(one.decision.look) for one in examined)
     fetched = fetched_bytes = 0
     for one in examined:
         outcome = one.outcome
@@ -127,7 +133,9 @@ def detect_changes(
     )
 
 
-def examine(project: Project, registry: AclRegistry, *, approve_deletions: bool) -> list[Examined]:
+def examine(
+    project: Project, registry: AclRegistry, *, approve_deletions: bool, thorough: bool = False
+) -> list[Examined]:
     """List every source and compare it with the manifest; one that fails stops no other."""
     documents = project.lake.read(manifest.TABLE)
     examined = []
@@ -135,7 +143,6 @@ def examine(project: Project, registry: AclRegistry, *, approve_deletions: bool)
         source = open_source(config)
         labels = SourceLabels(config, registry)
         previous = documents.filter(pc.equal(documents["source"], config.name))
-        decision: Decision | None = None
         try:
             listing = source.list()
             decision = decide(
@@ -145,14 +152,14 @@ def examine(project: Project, registry: AclRegistry, *, approve_deletions: bool)
                 labels=labels,
                 source=config.name,
                 approve_deletions=approve_deletions,
+                thorough=thorough,
             )
             outcome = _outcome(config.name, listing, decision)
         except SourceError as error:
             outcome = SourceOutcome(config.name, complete=False, error=f"{type(error).__name__}: {error}")
-            if not isinstance(error, MassDeletionRefused):
-                # Rules of today hold for a source that cannot be read, too.
-                unread = Listing.unread(str(error))
-                decision = decide(previous, unread, project.config.guard, labels=labels, source=config.name)
+            # Today's access rules hold for the documents of a source that cannot be read, too.
+            unread = Listing.unread(str(error))
+            decision = decide(previous, unread, project.config.guard, labels=labels, source=config.name)
         examined.append(Examined(config, source, labels, previous, decision, outcome))
     return examined
 
@@ -187,26 +194,31 @@ def fetch_changes(one: Examined, failures: list[Failure]) -> Iterator[Change]:
     A document that was looked at and had not changed comes with the action "refresh": its time stamp may be believed
     from now on.
     """
-    if one.decision is None:
-        return
     name = one.config.name
     previous = {row["doc_id"]: row for row in _rows_of(one.previous, one.decision)}
     for row in one.decision.deleted.to_pylist():
         known = previous[row["doc_id"]]
         yield Change({**_as_staged(known), "action": "delete"}, known, None)
     looked = {row["uri"]: row for row in one.decision.look.to_pylist()}
-    for row in one.decision.relabelled.to_pylist():
-        if row["uri"] not in looked:
-            known = previous[row["doc_id"]]
-            yield Change({**_as_staged(known), **row, "action": "attributes"}, known, None)
+    relabelled = {row["uri"]: row for row in one.decision.relabelled.to_pylist()}
+    for uri, row in relabelled.items():
+        if uri not in looked:
+            yield _relabelled(previous[row["doc_id"]], row)
     for answer in one.source.fetch(list(looked)):
         if not isinstance(answer, Fetched):
             failures.append(
                 Failure(name, answer.uri, "fetch", answer.error_class, answer.message, transient=answer.transient)
             )
+            if answer.uri in relabelled:  # its bytes stay as they were served, its readers do not
+                row = relabelled[answer.uri]
+                yield _relabelled(previous[row["doc_id"]], row)
             continue
         look = looked[answer.uri]
         yield _fetched(one, look, answer, previous.get(look["doc_id"] or ""))
+
+
+def _relabelled(known: Row, labels: Row) -> Change:
+    return Change({**_as_staged(known), **labels, "action": "attributes"}, known, None)
 
 
 def _fetched(one: Examined, look: Row, answer: Fetched, known: Row | None) -> Change:
