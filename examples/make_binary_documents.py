@@ -45,7 +45,7 @@ Kind = Literal["heading", "paragraph", "bullet", "number", "table", "notes"]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One piece of a source text; `level` is that of a heading, `rows` are the cells of a table."""
+    """One piece of a source text; `level` is a heading's level or an item's number, `rows` are a table's cells."""
 
     kind: Kind
     text: str = ""
@@ -112,7 +112,8 @@ def _blocks(body: str) -> Iterator[Block]:
         else:
             for line in lines:
                 marker, text = line.split(" ", 1)
-                yield Block(kind, text, level=len(marker) if kind == "heading" else 0)
+                level = len(marker) if kind == "heading" else int(marker[:-1]) if kind == "number" else 0
+                yield Block(kind, text, level=level)
 
 
 def make_docx(source: Source) -> bytes:
@@ -240,7 +241,7 @@ def make_pdf(source: Source) -> bytes:
             case _:
                 pdf.set_font("Helvetica", "", 10.5)
                 indent = 6 if block.kind in ("bullet", "number") else 0
-                mark = "\xb7  " if block.kind == "bullet" else ""
+                mark = {"bullet": "- ", "number": f"{block.level}. "}.get(block.kind, "")
                 pdf.set_x(pdf.l_margin + indent)
                 pdf.multi_cell(0, 5.4, mark + block.text, align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
                 pdf.ln(1 if indent else 2)
