@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import json
 import logging
 import os
@@ -92,8 +93,9 @@ def _open_collection(database: Any, name: str) -> str | None:
 
 def _serve(database: Any) -> tuple[Any, int]:
     import grpc  # type: ignore[import-untyped]  # it ships none
-    from milvus_lite.adapter.grpc.servicer import MilvusServicer
     from pymilvus.grpc_gen import milvus_pb2_grpc
+
+    from pipelines.index.lite_service import ExactServicer
 
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=_WORKERS),
@@ -107,7 +109,7 @@ def _serve(database: Any) -> tuple[Any, int]:
             ("grpc.http2.max_ping_strikes", 0),
         ],
     )
-    milvus_pb2_grpc.add_MilvusServiceServicer_to_server(MilvusServicer(database), server)
+    milvus_pb2_grpc.add_MilvusServiceServicer_to_server(ExactServicer(database), server)
     port = server.add_insecure_port(f"{_HOST}:0")
     server.start()
     return server, port
@@ -132,6 +134,8 @@ def _run(folder: Path, report_to: int, lifeline: int | None) -> int:
         logger.exception("starting")
         _tell(report_to, {"error": f"{type(error).__name__}: {error}"})
         return 1
+    gc.freeze()  # rows and postings stay: looking through them at every collection costs searches tens of ms
+    gc.set_threshold(50_000, 20, 100)
     _tell(report_to, {"uri": record.uri})
     logger.info("serving %s at %s", folder, record.uri)
     if lifeline is not None:

@@ -6,8 +6,7 @@ of its files and kept. Measured at 20,000 rows: hybrid 45 ms -> 9 ms a query, 27
 Dense search is exact here. Lite's HNSW answers a filter that lets 2% of the rows through with recall 0.46, and its
 build takes 8-16 s of every update that compacts.
 
-Whatever is not asked the way `MilvusIndex` asks (or while rows wait to be flushed) goes to Lite's own code; a test
-holds the two to the same answers.
+While rows wait to be flushed Lite's own code answers; a test holds the two to the same answers.
 """
 
 from __future__ import annotations
@@ -32,13 +31,14 @@ logger = logging.getLogger(__name__)
 Mask = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
-Hit = dict[str, Any]
+Best = tuple[list[Any], list[float]]  # primary keys and scores, best first
 
 _SCORES_AT_ONCE = 4_000_000  # bounds one score matrix to 16 MB
-_SAME_SCORE = 1e-5  # rounding differs with a row's place in a matrix; closer scores are ordered by primary key
+_SAME_SCORE = 1e-6  # rounding differs with a row's place in a matrix; closer scores are ordered by primary key
 _SPARE_BYTES = 8 * 1024 * 1024  # kept free on the disk beyond twice what a flush has to write
-_UNSET = {"group_size": 1, "strict_group_size": False, "offset": 0}  # what Lite passes for what was not asked
-_GATHER_BELOW = 0.5  # copying the allowed rows out is cheaper than scoring all of them below this share
+_MASKS = 64  # kept a generation: one byte a row each
+_MASKED_EXPRESSION = 20_000  # characters; longer ones are lists of keys, asked for once
+_GATHER_BELOW = 0.25  # copying the allowed rows out is cheaper than scoring all of them below this share
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,7 @@ class _Generation:
     segments: tuple[Any, ...]
     tombstones: dict[Any, int]
     parts: tuple[_Part, ...]
+    masks: dict[str, list[Mask]]  # by filter expression: most callers come more than once
 
     def holds(self, segments: tuple[Any, ...], tombstones: dict[Any, int]) -> bool:
         same = len(segments) == len(self.segments) and all(a is b for a, b in zip(segments, self.segments, strict=True))
@@ -119,7 +120,7 @@ def _generation(segments: tuple[Any, ...], tombstones: dict[Any, int], before: _
                     live[position] = False
             taken.update(versions[position] for position in np.flatnonzero(live).tolist())
         parts.append(_Part(segment, live, known.get(id(segment), {})))
-    return _Generation(segments, tombstones, tuple(parts))
+    return _Generation(segments, tombstones, tuple(parts), {})
 
 
 class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no types
@@ -177,18 +178,19 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
             logging.shutdown()
             os._exit(os.EX_IOERR)
 
-    def search(self, query_vectors: list[Any], top_k: int = 10, metric_type: str | None = None, **options: Any) -> Any:
-        """`Collection.search`; ours where only primary keys and inner products are asked for."""
+    def rank(
+        self, query_vectors: list[Any], field: str | None, metric: str | None, expression: str | None, top_k: int
+    ) -> list[Best] | None:
+        """The best rows for each query by inner product; None where Lite itself must search."""
         generation = self._settled()
-        field = self._resolve_anns_field(options.get("anns_field"))
-        if generation is None or not self._is_plain(options) or self.resolve_search_metric(field, metric_type) != "IP":
-            return super().search(query_vectors, top_k, metric_type, **options)
+        name = self._resolve_anns_field(field)
+        if generation is None or self.resolve_search_metric(name, metric) != "IP":
+            return None
         self._require_loaded()
-        masks = self._masks(generation, options.get("expr"))
-        if self._is_sparse(field):
-            queries = self._prepare_sparse_queries(query_vectors, field)
-            return self._search_postings(generation, masks, queries, field, top_k)
-        return self._search_vectors(generation, masks, np.asarray(query_vectors, dtype=np.float32), field, top_k)
+        masks = self._masks(generation, expression)
+        if self._is_sparse(name):
+            return self._rank_sparse(generation, masks, self._prepare_sparse_queries(query_vectors, name), name, top_k)
+        return self._rank_dense(generation, masks, np.asarray(query_vectors, dtype=np.float32), name, top_k)
 
     def query(
         self,
@@ -248,11 +250,6 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
             cached = self._cached = _generation(segments, tombstones, cached)
         return cached
 
-    def _is_plain(self, options: Mapping[str, Any]) -> bool:
-        asked = {name for name, value in options.items() if value is not None and value != _UNSET.get(name)}
-        simple = asked <= {"anns_field", "expr", "output_fields", "search_params"}
-        return simple and options.get("output_fields") == [self._pk_name]
-
     def _is_sparse(self, name: str) -> bool:
         return any(f.name == name and f.dtype == DataType.SPARSE_FLOAT_VECTOR for f in self._schema.fields)
 
@@ -264,8 +261,15 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
     def _masks(self, generation: _Generation, expression: str | None) -> list[Mask]:
         if not expression:
             return [part.live for part in generation.parts]
-        compiled = self._compile_filter(expression)
-        return [part.live & evaluate_segment_filter(part.segment, compiled, None) for part in generation.parts]
+        masks = generation.masks.get(expression)
+        if masks is None:
+            compiled = self._compile_filter(expression)
+            masks = [part.live & evaluate_segment_filter(part.segment, compiled, None) for part in generation.parts]
+            if len(generation.masks) >= _MASKS:
+                generation.masks.clear()
+            if len(expression) <= _MASKED_EXPRESSION:
+                generation.masks[expression] = masks
+        return masks
 
     def _take(self, generation: _Generation, found: list[tuple[int, int]], fields: list[str]) -> list[dict[str, Any]]:
         names = [f.name for f in self._schema.fields if f.name in {*fields, self._pk_name}]
@@ -276,9 +280,9 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
             rows.update(zip(((index, position) for position in positions), table.to_pylist(), strict=True))
         return [rows[at] for at in found]
 
-    def _search_vectors(
+    def _rank_dense(
         self, generation: _Generation, masks: list[Mask], queries: Scores, field: str, top_k: int
-    ) -> list[list[Hit]]:
+    ) -> list[Best]:
         ranked = [_Ranked(top_k) for _ in range(len(queries))]
         for part, mask in zip(generation.parts, masks, strict=True):
             allowed = int(mask.sum())
@@ -294,11 +298,11 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
                     scores[:, ~mask] = -np.inf
                 for offset, row in enumerate(scores):
                     ranked[start + offset].add(part.segment.pks, row, positions)
-        return [one.hits() for one in ranked]
+        return [one.best() for one in ranked]
 
-    def _search_postings(
+    def _rank_sparse(
         self, generation: _Generation, masks: list[Mask], queries: list[dict[int, float]], field: str, top_k: int
-    ) -> list[list[Hit]]:
+    ) -> list[Best]:
         ranked = [_Ranked(top_k) for _ in queries]
         for part, mask in zip(generation.parts, masks, strict=True):
             if not mask.any():
@@ -308,7 +312,7 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
                 scores = postings.scores(query, len(mask))
                 matched = np.flatnonzero((scores > 0) & mask)
                 one.add(part.segment.pks, scores[matched], matched)
-        return [one.hits() for one in ranked]
+        return [one.best() for one in ranked]
 
 
 class _Ranked:
@@ -327,13 +331,12 @@ class _Ranked:
             chosen = np.flatnonzero(scores >= max(least - _SAME_SCORE, np.finfo(np.float32).min))
         else:
             chosen = np.flatnonzero(scores > -np.inf)
-        rows = chosen if positions is None else positions[chosen]
+        rows = (chosen if positions is None else positions[chosen]).tolist()
         values = scores[chosen].astype(np.float64)
-        ordered = np.round(values / _SAME_SCORE)
-        for row, value, order in zip(rows.tolist(), values.tolist(), ordered.tolist(), strict=True):
-            self._found.append((-order, keys[row], value))
+        order = (-np.round(values / _SAME_SCORE)).tolist()
+        self._found.extend(zip(order, [keys[row] for row in rows], values.tolist(), strict=True))
 
-    def hits(self) -> list[Hit]:
-        """What Lite's search returns for one question."""
-        self._found.sort(key=lambda one: one[:2])
-        return [{"id": key, "distance": value, "entity": {}} for _, key, value in self._found[: self._top_k]]
+    def best(self) -> Best:
+        """Keys and scores, best first."""
+        best = sorted(self._found)[: self._top_k]
+        return [key for _, key, _ in best], [score for _, _, score in best]

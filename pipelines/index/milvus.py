@@ -176,10 +176,11 @@ class MilvusIndex:
         found = self._all(collection, fields) if doc_ids is None else self._of(collection, "doc_id", doc_ids, fields)
         return {row["chunk_id"]: row["row_hash"] for row in found}
 
-    def rows(self, collection: str, doc_ids: Sequence[str]) -> pa.Table:
+    def rows(self, collection: str, doc_ids: Sequence[str] | None = None) -> pa.Table:
         """See `Index.rows`."""
-        found = list(self._of(collection, "doc_id", doc_ids, list(STORED_SCALARS)))
-        return pa.Table.from_pylist(found, schema=SCALAR_ROW).sort_by("chunk_id")
+        fields = list(STORED_SCALARS)
+        found = self._all(collection, fields) if doc_ids is None else self._of(collection, "doc_id", doc_ids, fields)
+        return pa.Table.from_pylist(list(found), schema=SCALAR_ROW).sort_by("chunk_id")
 
     def fetch(self, collection: str, chunk_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """See `Index.fetch`."""

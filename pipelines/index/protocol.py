@@ -87,8 +87,8 @@ class Index(Protocol):
     def row_hashes(self, collection: str, doc_ids: Sequence[str] | None = None) -> dict[str, str]:
         """chunk_id to row_hash of what is stored now: for some documents, or all rows."""
 
-    def rows(self, collection: str, doc_ids: Sequence[str]) -> pa.Table:
-        """All scalar fields (schema `SCALAR_ROW`) of the rows of some documents, sorted by chunk_id."""
+    def rows(self, collection: str, doc_ids: Sequence[str] | None = None) -> pa.Table:
+        """All scalar fields (schema `SCALAR_ROW`) of the rows of some documents, or of all, sorted by chunk_id."""
 
     def count(self, collection: str) -> int:
         """Rows stored now."""

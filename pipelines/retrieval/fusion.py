@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import nsmallest
+from itertools import pairwise
 
 from pipelines.index.protocol import Ranking
 
 # Scores of equal rows differ in their last bits with the row's place in a segment; ranks must not.
-_SCORE_DIGITS = 5
+_SAME_SCORE = 1e-6
 
 
 def ordered(ranking: Ranking) -> list[tuple[str, float]]:
     """(chunk_id, score), best first; equal scores by chunk_id."""
-    pairs = zip(ranking.chunk_ids, ranking.scores, strict=True)
-    return sorted(pairs, key=lambda pair: (-round(pair[1], _SCORE_DIGITS), pair[0]))
+    pairs = list(zip(ranking.chunk_ids, ranking.scores, strict=True))
+    if all(before - after > _SAME_SCORE for before, after in pairwise(ranking.scores)):
+        return pairs
+    return sorted(pairs, key=lambda pair: (-round(pair[1] / _SAME_SCORE), pair[0]))
 
 
 def fuse(rankings: Sequence[Ranking], *, k: int, rrf_k: int) -> list[tuple[str, float]]:
@@ -27,4 +31,4 @@ def fuse(rankings: Sequence[Ranking], *, k: int, rrf_k: int) -> list[tuple[str, 
     for ranking in rankings:
         for rank, (chunk_id, _) in enumerate(ordered(ranking), start=1):
             scores[chunk_id] = scores.get(chunk_id, 0.0) + 1.0 / (rrf_k + rank)
-    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
+    return nsmallest(k, scores.items(), key=lambda pair: (-pair[1], pair[0]))

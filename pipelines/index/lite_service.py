@@ -1,0 +1,68 @@
+"""How Milvus Lite's process answers a search: directly, where only primary keys and scores are asked for.
+
+Lite makes three dictionaries of every hit on its way into the answer; 200 questions with 100 candidates for each
+half are 40,000 hits. Used inside the server process and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from milvus_lite.adapter.grpc.errors import (  # noqa: TID253  only the server process imports this module
+    success_status_kwargs,
+    to_status_kwargs,
+)
+from milvus_lite.adapter.grpc.servicer import MilvusServicer  # noqa: TID253  as above
+from milvus_lite.adapter.grpc.translators.search import parse_search_request  # noqa: TID253  as above
+from milvus_lite.exceptions import MilvusLiteError  # noqa: TID253  as above
+from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2  # noqa: TID253  as above
+
+from pipelines.index.lite_search import Best, ExactCollection
+
+# Of what `parse_search_request` returns; anything else that is set asks for more than a ranking.
+_RANKING = {"query_vectors", "top_k", "metric_type", "expr", "output_fields", "anns_field", "search_params"}
+_UNSET = {"offset": 0, "round_decimal": -1, "function_chains": [], "has_function_score": False}
+
+
+class ExactServicer(MilvusServicer):  # type: ignore[misc]  # milvus_lite ships no types
+    """Lite's own service, with searches for primary keys answered by `ExactCollection.rank`."""
+
+    def Search(self, request: Any, context: Any) -> Any:  # noqa: N802  the protocol's name
+        """Answer one search request."""
+        try:
+            collection = self._get_collection(request, context)
+            parsed = parse_search_request(request)
+            ranked = self._rank(collection, parsed)
+        except MilvusLiteError as error:
+            return milvus_pb2.SearchResults(status=common_pb2.Status(**to_status_kwargs(error)))
+        if ranked is None:
+            return super().Search(request, context)
+        return _results(collection, ranked, parsed["top_k"])
+
+    def _rank(self, collection: Any, parsed: dict[str, Any]) -> list[Best] | None:
+        more = {name for name, value in parsed.items() if value is not None and value != _UNSET.get(name)} - _RANKING
+        if more or parsed["output_fields"] != [collection.pk_field] or not isinstance(collection, ExactCollection):
+            return None
+        return collection.rank(
+            parsed["query_vectors"], parsed["anns_field"], parsed["metric_type"], parsed["expr"], parsed["top_k"]
+        )
+
+
+def _results(collection: Any, ranked: list[Best], top_k: int) -> Any:
+    ids = schema_pb2.IDs()
+    scores: list[float] = []
+    for keys, values in ranked:
+        ids.str_id.data.extend(keys)
+        scores += values
+    return milvus_pb2.SearchResults(
+        status=common_pb2.Status(**success_status_kwargs()),
+        collection_name=collection.name,
+        results=schema_pb2.SearchResultData(
+            num_queries=len(ranked),
+            top_k=top_k,
+            scores=scores,
+            ids=ids,
+            topks=[len(keys) for keys, _ in ranked],
+            primary_field_name=collection.pk_field,
+        ),
+    )
