@@ -1,4 +1,4 @@
-"""An index in memory: the same promises as `pipelines.index.protocol.Index`, every write counted, failures on command."""
+"""An index in memory: keeps the promises of `pipelines.index.protocol.Index`, counts its writes, fails on command."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tests.fakes.rows import DIMENSION, MODEL, index_row, index_rows, unit_vecto
 
 SLOT = "contract__a"
 OTHER = "contract__b"
-ODD = "it's \"odd\" \\ / %20 \t\nline ü 文 \U0001f600"
+ODD = 'it\'s "odd" \\ / %20 \t\nline ü 文 \U0001f600'
 
 
 def vectors(*seeds: int) -> np.ndarray:
@@ -175,7 +175,15 @@ class IndexContract:
             {"terms": [1, 2, 2**32 - 1]},
             {"uri": None},
         ],
-        ids=["long text", "long in bytes", "nan vector", "infinite weight", "weights missing", "term too large", "null"],
+        ids=[
+            "long text",
+            "long in bytes",
+            "nan vector",
+            "infinite weight",
+            "weights missing",
+            "term too large",
+            "null",
+        ],
     )
     def test_a_row_that_cannot_be_stored_as_it_is_stops_the_whole_table(
         self, index: Index, slot: str, fields: dict[str, object]
