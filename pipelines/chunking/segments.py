@@ -16,18 +16,22 @@ import regex
 
 Span = tuple[int, int]  # half-open character offsets
 
+_SHORTEST = 12  # characters of a sentence or clause; a shorter one stays with the next: rows of marks are no sentences
+
 # Ends a sentence: marks of the Latin kind before white space, the others anywhere; then closing quotes and brackets.
 _SENTENCE_END = regex.compile(
     r"""(?V1)
-    (?: [.!?]+ [\p{Sentence_Break=Close}'"]* (?=\s) \s+
-      | [\p{Sentence_Break=STerm}．--[!?]]+ [\p{Sentence_Break=Close}]* \s*
-      | [^\S\n]* \n \s* \n \s* )
+    (?: (?<![.!?])[.!?]++ [\p{Sentence_Break=Close}'"]*+ \s++
+      | (?<!．)[\p{Sentence_Break=STerm}．--[!?]]++ (?!(?<=．)\p{Number}) [\p{Sentence_Break=Close}--[\p{Ps}\p{Pi}]]*+ \s*+
+      | \n [^\S\n]*+ \n \s*+ )
     """,
     regex.VERBOSE,
 )
-# A mark before these goes on with the same sentence (UAX #29, SB6, SB8, SB8a).
+# A full stop before these goes on with the same sentence (UAX #29, SB8, SB8a). Bounded, so that long rows
+# of marks stay cheap.
 _CONTINUES = regex.compile(
-    r"(?V1)[^\p{Letter}\p{Sentence_Break=STerm}\p{Number}\n]*+ (?:\p{Ll}|[,;:、，])", regex.VERBOSE
+    r"(?V1)[^\p{Letter}\p{Number}\p{Sentence_Break=STerm}\p{Sentence_Break=ATerm}\n]{0,16}+ (?:\p{Ll}|[,;:、，])",
+    regex.VERBOSE,
 )
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘]*\Z")
 _ABBREVIATED = (
@@ -44,19 +48,28 @@ _CHARACTER = regex.compile(r"\X")
 def sentences(text: str, start: int, end: int) -> list[Span]:
     """Spans of the sentences of text[start:end], without gaps: white space belongs to the sentence before it."""
     cuts = []
+    least = start + _SHORTEST
     for match in _SENTENCE_END.finditer(text, start, end):
         at = match.end()
         if at >= end:
             break
+        if at < least:
+            continue
         if text[match.start()] == "." and (_CONTINUES.match(text, at, end) or _abbreviated(text, start, match.start())):
             continue
         cuts.append(at)
+        least = at + _SHORTEST
     return _between(start, end, cuts)
 
 
 def clauses(text: str, start: int, end: int) -> list[Span]:
     """Spans between commas, colons, dashes and line ends of text[start:end], without gaps."""
-    cuts = [m.end() for m in _CLAUSE_END.finditer(text, start, end) if m.end() < end]
+    cuts = []
+    least = start + _SHORTEST
+    for match in _CLAUSE_END.finditer(text, start, end):
+        if least <= match.end() < end:
+            cuts.append(match.end())
+            least = match.end() + _SHORTEST
     return _between(start, end, cuts)
 
 
