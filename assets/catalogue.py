@@ -32,19 +32,26 @@ _SHOWN_FAILURES = 20
 
 
 def table_metadata(table: str) -> dict[str, Any]:
-    """Definition metadata of an asset that is a table: its columns, their meaning and origin, and its name."""
+    """Definition metadata of an asset that is a table: its columns, their meaning, and its name."""
     metadata: dict[str, Any] = {"dagster/column_schema": column_schema(table)}
     if table != INDEX:
         metadata["dagster/table_name"] = f"lockstep.{table}"
         metadata["dagster/storage_kind"] = "deltalake"
-    if table in LINEAGE:
-        metadata["dagster/column_lineage"] = dg.TableColumnLineage(
+    return metadata
+
+
+def column_lineage(table: str) -> dict[str, Any]:
+    """Where the columns of a table come from. Dagster reads this from materializations, not from definitions."""
+    if table not in LINEAGE:
+        return {}
+    return {
+        "dagster/column_lineage": dg.TableColumnLineage(
             {
                 column: [dg.TableColumnDep(asset_key=dg.AssetKey(asset), column_name=name) for asset, name in origins]
                 for column, origins in LINEAGE[table].items()
             }
         )
-    return metadata
+    }
 
 
 def column_schema(table: str) -> dg.TableSchema:
@@ -93,6 +100,7 @@ def table_result(
         **report_metadata(report),
         **counts,
         "preview": preview_of(project, table, preview),
+        **column_lineage(table),
     }
     return dg.MaterializeResult(
         asset_key=table,

@@ -35,7 +35,14 @@ def _shown(outcomes: Sequence[ExpectationOutcome], *, scope: str) -> dg.AssetChe
     grave = [outcome for outcome in failed if outcome.severity == "error"]
     failing = [{"expectation": outcome.name, **row} for outcome in failed for row in outcome.failing_rows]
     summary = [
-        {"expectation": o.name, "passed": o.passed, "observed": o.observed, "severity": o.severity} for o in outcomes
+        {
+            "expectation": o.name,
+            "passed": o.passed,
+            "expected": o.expected,
+            "observed": o.observed,
+            "rows": o.checked_rows,
+        }
+        for o in outcomes
     ]
     return dg.AssetCheckResult(
         passed=not failed,

@@ -13,6 +13,7 @@ from assets.catalogue import (
     table_metadata,
     table_result,
 )
+from pipelines.lake.dead_letters import Failure
 from pipelines.update.changes import detect_changes
 from pipelines.update.manifest import merge_manifest
 from pipelines.update.reports import SourceOutcome
@@ -72,7 +73,8 @@ def source_changes(context: dg.AssetExecutionContext, writer: LockstepWriter) ->
             "changed": sum(o.changed for o in outcomes),
             "deleted": sum(o.deleted for o in outcomes),
             "unchanged": sum(o.unchanged for o in outcomes),
-            "preview": markdown_table([_line(o) for o in outcomes]),
+            "sources": markdown_table([_line(o) for o in outcomes]),
+            "problems": markdown_table([_problem(p) for o in outcomes for p in o.problems][:20]),
         },
         check_results=[_readable(outcomes)],
     )
@@ -162,6 +164,10 @@ def _line(outcome: SourceOutcome) -> dict[str, object]:
         "problems": len(outcome.problems),
         "error": outcome.error,
     }
+
+
+def _problem(failure: Failure) -> dict[str, object]:
+    return {"source": failure.source, "uri": failure.uri, "stage": failure.stage, "error": failure.error}
 
 
 def _readable(outcomes: tuple[SourceOutcome, ...]) -> dg.AssetCheckResult:

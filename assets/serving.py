@@ -2,7 +2,15 @@
 
 import dagster as dg
 
-from assets.catalogue import OWNERS, WRITER_POOL, Materialization, report_metadata, table_metadata, table_result
+from assets.catalogue import (
+    OWNERS,
+    WRITER_POOL,
+    Materialization,
+    column_lineage,
+    report_metadata,
+    table_metadata,
+    table_result,
+)
 from pipelines.update.candidate import build_candidate
 from pipelines.update.promotion import promote
 from resources.project import LockstepWriter
@@ -54,6 +62,6 @@ def live_index(context: dg.AssetExecutionContext, snapshot_id: str, writer: Lock
         report = step.done(promote(step.project, snapshot_id, run_id=step.run_id))
         rows = step.project.index().count(report.collection)
     return dg.MaterializeResult(
-        metadata={**report_metadata(report), "dagster/row_count": rows},
+        metadata={"dagster/row_count": rows, **report_metadata(report), **column_lineage("live_index")},
         data_version=dg.DataVersion(report.snapshot_id),
     )

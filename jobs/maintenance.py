@@ -33,7 +33,6 @@ def move_alias_back(context: dg.OpExecutionContext, config: RollbackConfig, writ
         "Move the alias back to an earlier snapshot (config `snapshot_id`; without it, the one before the live one). "
         "It stays live until an update finds something new in the sources."
     ),
-    tags={"lockstep/writes": "true"},
 )
 def rollback() -> None:
     """Move the alias back to an earlier snapshot."""

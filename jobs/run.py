@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 JobName: TypeAlias = Literal["incremental_update", "nightly_rebuild", "rollback", "verify"]
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 
-_PROCESS_TAG = "lockstep/process"  # who executes the run, so that a run whose process was killed can be told apart
+# Process id and start of the command that executes the run, so that a run whose process was killed can be told apart.
+_PROCESS_TAG = "lockstep/command_line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def run_job(
                 run_config=_run_config(job, config_path, home, writer or {}, ops or {}, log_level),
                 instance=instance,
                 raise_on_error=False,
-                tags={_PROCESS_TAG: _this_process(), "lockstep/started_by": "command line"},
+                tags={_PROCESS_TAG: _this_process()},
             )
         ended = time.perf_counter()
     failed_checks = _failed_checks(result)

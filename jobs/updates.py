@@ -14,7 +14,6 @@ incremental_update = dg.define_asset_job(
         "Detect what changed in the sources, derive what is missing, write the difference to the idle slot, check it, "
         "and move the alias. With nothing changed it encodes nothing and writes nothing."
     ),
-    tags={"lockstep/writes": "true"},
 )
 
 nightly_rebuild = dg.define_asset_job(
@@ -25,5 +24,4 @@ nightly_rebuild = dg.define_asset_job(
         "The same, with the idle slot built from nothing and without trust in the change feed: every row is checked, "
         "the digest must equal the incremental one, and the live index is read back. No text is encoded again."
     ),
-    tags={"lockstep/writes": "true"},
 )

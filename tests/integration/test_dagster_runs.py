@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pipelines.definitions import defs
 from pipelines.errors import GateFailed, IndexUnavailable, LakeError, LockstepError, MassDeletionRefused, WriterBusy
 from pipelines.home import Home
 from pipelines.lake.lock import writer_lock
+from pipelines.update import rollback as rollback_module
 from pipelines.update.gates import GATES
 from pipelines.update.reports import (
     CandidateReport,
@@ -29,6 +31,7 @@ from pipelines.update.reports import (
     ManifestReport,
     ParseReport,
     PromotionReport,
+    RollbackReport,
     SourceOutcome,
     VerifyReport,
 )
@@ -51,7 +54,7 @@ class FakeLibrary:
     scopes: set[str] = field(default_factory=set)
     approved: list[bool] = field(default_factory=list)
 
-    def step(self, name: str, report: object) -> Callable[..., Any]:
+    def step(self, name: str, report: object) -> Callable[..., object]:
         def call(*_: object, **options: Any) -> object:
             self.calls.append(name)
             if self.raises.get(name):
@@ -68,11 +71,11 @@ class FakeLibrary:
         project.index = lambda: SimpleNamespace(count=lambda _: 4)
         return PromotionReport(snapshot_id, True, None, "handbook_a", 0.01)
 
-    def detect(self, *_: object, approve_deletions: bool, progress: Any, **__: object) -> ChangesReport:
+    def detect(self, *_: object, approve_deletions: bool, progress: Any, **__: object) -> object:
         self.approved.append(approve_deletions)
         return self.step("source_changes", ChangesReport(-1, self.sources, 2, 100, 0.1))(progress=progress)
 
-    def build(self, *_: object, full: bool, **__: object) -> CandidateReport:
+    def build(self, *_: object, full: bool, **__: object) -> object:
         self.full.append(full)
         report = CandidateReport("s1", True, "full", "handbook_a", 0, 2, 4, "d" * 64, 4, 0, (), "first", 0.1)
         return self.step("index_snapshots", report)()
@@ -91,7 +94,9 @@ class FakeLibrary:
             SimpleNamespace(
                 name="uri_is_unique",
                 passed=severity is None,
+                expected="every uri once",
                 observed="1 twice",
+                checked_rows=2,
                 severity=severity or "error",
                 failing_rows=[row] if severity else [],
             )
@@ -166,7 +171,7 @@ def test_a_run_of_this_process_is_in_the_history_that_the_ui_shows(run: Callable
         event = instance.get_latest_materialization_event(dg.AssetKey("chunks"))
     assert recorded is not None
     assert recorded.status is dg.DagsterRunStatus.SUCCESS
-    assert recorded.run_config["resources"]["writer"]["config"]["home"] == str(home.root)
+    assert str(home.root) in json.dumps(recorded.run_config)
     assert event is not None
     assert event.asset_materialization is not None
     metadata = event.asset_materialization.metadata
@@ -264,7 +269,7 @@ def test_a_failing_expectation_stops_what_comes_after_its_table(
 
 
 def test_an_expectation_that_only_warns_stops_nothing(run: Callable[..., JobOutcome], library: FakeLibrary) -> None:
-    library.failing = {"chunks": "warning"}
+    library.failing = {"chunks": "warn"}
     outcome = run()
     assert outcome.success
     assert library.promoted == ["s1"]
@@ -343,7 +348,7 @@ def test_an_interrupted_run_says_so_and_leaves_the_lock(
 def test_a_run_whose_process_was_killed_is_closed_by_the_next(run: Callable[..., JobOutcome], home: Home) -> None:
     with open_instance(home) as instance:
         job = defs.resolve_job_def("incremental_update")
-        abandoned = instance.create_run_for_job(job, tags={"lockstep/process": "999999999 1.00"})
+        abandoned = instance.create_run_for_job(job, tags={"lockstep/command_line": "999999999 1.00"})
         instance.handle_new_event(_started(abandoned))
     assert run().success
     with open_instance(home) as instance:
@@ -355,16 +360,13 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next(run: Callable[...,
 def test_rollback_reports_the_alias_as_a_new_state_of_the_live_index(
     run: Callable[..., JobOutcome], home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs import maintenance
-    from pipelines.update.reports import RollbackReport
-
     asked: list[str | None] = []
 
     def back(_: object, snapshot_id: str | None, **__: object) -> RollbackReport:
         asked.append(snapshot_id)
         return RollbackReport("s0", "s1", False, 0.01, 0.02)
 
-    monkeypatch.setattr(maintenance.library, "rollback", back)
+    monkeypatch.setattr(rollback_module, "rollback", back)
     outcome = run("rollback", ops={"move_alias_back": {"config": {"snapshot_id": "s0"}}})
     assert outcome.success
     assert outcome.reports["rollback"].snapshot_id == "s0"
@@ -373,12 +375,10 @@ def test_rollback_reports_the_alias_as_a_new_state_of_the_live_index(
 
 
 def test_a_failing_rollback_says_why(run: Callable[..., JobOutcome], monkeypatch: pytest.MonkeyPatch) -> None:
-    from jobs import maintenance
-
     def refuse(*_: object, **__: object) -> None:
         raise GateFailed("snapshot s0 came back with another digest; the live one stays")
 
-    monkeypatch.setattr(maintenance.library, "rollback", refuse)
+    monkeypatch.setattr(rollback_module, "rollback", refuse)
     assert run("rollback").message == "snapshot s0 came back with another digest; the live one stays"
 
 
@@ -415,7 +415,7 @@ def _started(run: dg.DagsterRun) -> Any:
     from dagster._core.events.log import EventLogEntry
 
     event = DagsterEvent(event_type_value=DagsterEventType.RUN_START.value, job_name=run.job_name)
-    return EventLogEntry(
+    return EventLogEntry(  # type: ignore[no-untyped-call]  # Dagster leaves it untyped
         error_info=None, level="debug", user_message="", run_id=run.run_id, timestamp=1.0, dagster_event=event
     )
 
