@@ -16,6 +16,9 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SAMPLE_BYTES = 64 * 1024  # enough for detection; more only costs time
+_SHORT = 2_000
+_WESTERN = ("cp1252", "cp1250", "cp1254", "iso8859_2", "mac_roman")
+_HIGH = re.compile(rb"[\x80-\xff]+")
 _DECLARED = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([A-Za-z0-9._:-]+)""")
 
 
@@ -87,5 +90,9 @@ def _detected(content: bytes) -> str:
     from charset_normalizer import from_bytes
 
     sample = content[:_SAMPLE_BYTES]
-    best = from_bytes(sample, chunk_size=1024, steps=5).best()
+    runs = _HIGH.findall(sample)
+    western = sum(len(run) == 1 for run in runs) >= 0.6 * len(runs)  # single accented letters between plain ones
+    if western and len(sample) < _SHORT:
+        return "cp1252"  # too little to tell its relatives apart
+    best = from_bytes(sample, chunk_size=1024, steps=5, cp_isolation=list(_WESTERN) if western else None).best()
     return best.encoding if best is not None else "cp1252"

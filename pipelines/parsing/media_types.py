@@ -220,8 +220,8 @@ def _zip_type(head: bytes, extension: str) -> str:
             return declared
     for member, media_type in ZIP_MEMBERS:
         if member in head:
-            known = _ZIPPED.get(extension)
-            return known if known and known.split("/")[-1][:24] == media_type.split("/")[-1][:24] else media_type
+            general = media_type in ("application/java-archive", "application/vnd.apple.iwork")
+            return _ZIPPED.get(extension, media_type) if general else media_type
     return _ZIPPED.get(extension, ZIP)
 
 

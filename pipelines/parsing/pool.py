@@ -28,6 +28,7 @@ from pipelines.parsing.failures import Crashed, MemoryLimit, TimeLimit, memory_m
 _POLL_SECONDS = 0.05  # how often memory is looked at
 _START_SECONDS = 120.0  # a worker that has not begun by then is stuck; a loaded machine needs seconds
 _GRACE_SECONDS = 5.0  # the worker's own alarm comes first
+_MAX_REFUSED = 5  # times in a row that a worker may die before it begins, until its document is blamed
 _RETIRE_RESIDENT = 768 << 20  # a worker that has grown this large between documents is replaced
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
 _FIXED = {
@@ -70,6 +71,8 @@ class Pool:
         self._limits = config.model_dump()
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
+        self._again: list[Request] = []  # their worker died before it began to parse them
+        self._refused = 0  # workers in a row that died so
 
     def __enter__(self) -> Pool:
         return self
@@ -94,23 +97,23 @@ class Pool:
         waiting = iter(requests)
         more = True
         while True:
-            while more and (worker := self._free()) is not None:
-                request = next(waiting, None)
+            while (more or self._again) and self._has_room():
+                request = self._again.pop() if self._again else next(waiting, None)
                 if request is None:
                     more = False
-                    break
-                self._submit(worker, request)
+                else:
+                    self._submit(self._free(), request)
             busy = [worker for worker in self._workers if worker.request is not None]
             if not busy:
                 return
             yield from self._collect()
             yield from self._watch()
 
-    def _free(self) -> _Worker | None:
-        for worker in self._workers:
-            if worker.request is None:
-                return worker
-        return self._start() if len(self._workers) < self._config.workers else None
+    def _has_room(self) -> bool:
+        return len(self._workers) < self._config.workers or any(worker.request is None for worker in self._workers)
+
+    def _free(self) -> _Worker:
+        return next((worker for worker in self._workers if worker.request is None), None) or self._start()
 
     def _start(self) -> _Worker:
         root = str(Path(__file__).resolve().parents[2])
@@ -152,6 +155,7 @@ class Pool:
             worker.ready = True
             if message.get("started"):
                 worker.started, worker.base = time.monotonic(), int(message["resident"])
+                self._refused = 0
             return
         request, worker.request = worker.request, None
         if message.get("retire") or int(message.get("resident", 0)) > _RETIRE_RESIDENT:
@@ -171,6 +175,10 @@ class Pool:
                 "pipelines.parsing.worker` to see why, and repair the installation"
             )
         if request is None:
+            return
+        if worker.started is None and self._refused < _MAX_REFUSED:
+            self._refused += 1
+            self._again.append(request)  # killed while idle or starting: no fault of this document
             return
         if code == -signal.SIGALRM:
             yield request, self._failed(TimeLimit, self._time_message(), seconds)

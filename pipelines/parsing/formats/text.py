@@ -77,10 +77,12 @@ def _end(lines: list[str], *, is_list: bool, page: int | None, hyphenated: froze
 
 
 def _is_wrapped(lines: list[str]) -> bool:
-    """Whether the line breaks come from wrapping: all lines but the last are about equally long."""
+    """Whether the line breaks come from wrapping: most lines but the last are long, or a word is broken at an end."""
     body = [len(line.rstrip()) for line in lines[:-1]]
     if not body:
         return False
+    if any(re.search(r"[^\W\d_]-\s*$", line) for line in lines[:-1]):
+        return True
     return sum(size >= _WRAP_COLUMN for size in body) * 3 >= len(body) * 2
 
 
