@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
 
+from pipelines.parsing import page_tables
 from pipelines.parsing.elements import Element
 from pipelines.parsing.formats.text import BULLET, NUMBER
 from pipelines.parsing.normalise import hyphenated_words, join_lines, one_line
@@ -32,13 +33,17 @@ def elements(pages: Sequence[Sequence[Line]], outline: Outline) -> list[Element]
     out: list[Element] = []
     for page in pages:
         leading = _leading(page)
-        for block in _blocks(page, body, leading, outline):
-            element = _element(block, body, levels, outline, hyphenated)
-            if out and _continues(out[-1], element):
-                text = join_lines(f"{out[-1].text}\n{element.text}", hyphenated)
-                out[-1] = Element("paragraph", text, page=out[-1].page)
-            else:
-                out.append(element)
+        for part in page_tables.split(page):
+            if isinstance(part, Element):
+                out.append(part)
+                continue
+            for block in _blocks(part, body, leading, outline):
+                element = _element(block, body, levels, outline, hyphenated)
+                if out and _continues(out[-1], element):
+                    text = join_lines(f"{out[-1].text}\n{element.text}", hyphenated)
+                    out[-1] = Element("paragraph", text, page=out[-1].page)
+                else:
+                    out.append(element)
     return out
 
 

@@ -18,6 +18,15 @@ _PAGE_NUMBER = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a line between wide gaps; `left` and `right` in points."""
+
+    text: str
+    left: float
+    right: float
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """One line of a page; coordinates in points from the lower left corner of the page.
 
@@ -28,6 +37,7 @@ class Line:
         size: of the font, in points as it appears.
         bold: whether its font is a bold one.
         height: of the whole page.
+        pieces: what stands between gaps too wide for a space; one piece in running text.
     """
 
     text: str
@@ -39,6 +49,7 @@ class Line:
     size: float
     bold: bool
     height: float
+    pieces: tuple[Piece, ...]
 
     @property
     def at_edge(self) -> bool:

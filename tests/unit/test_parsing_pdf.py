@@ -123,6 +123,24 @@ def test_a_pdf_has_headings_paragraphs_and_pages_without_headers_and_page_number
     assert parsed.pages == 3
 
 
+def test_rows_in_columns_are_a_table_and_columns_of_text_are_not():
+    rows = [("Item", "Unit", "Price"), ("Net", "piece", "120"), ("Mast", "metre", "40"), ("Rope", "metre", "2")]
+    lines = [
+        (x, 600.0 - 26 * n, 10.0, n == 0, text)
+        for n, row in enumerate(rows)
+        for x, text in zip((50.0, 200.0, 300.0), row, strict=True)
+    ]
+    lines.insert(6, (200.0, 600.0 - 26 - 11, 10.0, False, "(boxed)"))  # a cell that goes on in a second line
+    parsed = parse(pdf([(50.0, 640.0, 10.0, False, "Before the table."), *lines]), "application/pdf", CONFIG)
+    assert shape(parsed) == [
+        ("paragraph", "Before the table.", 1),
+        ("table", "Item | Unit | Price\nNet | piece (boxed) | 120\nMast | metre | 40\nRope | metre | 2", 1),
+    ]
+    assert parsed.elements[1].html.startswith("<table><tr><th>Item</th>")
+    prose = [(x, 600.0 - 14 * n, 9.0, False, text[:45]) for n, text in enumerate(BODY) for x in (50.0, 320.0)]
+    assert "table" not in {kind for kind, _, _ in shape(parse(pdf(prose), "application/pdf", CONFIG))}
+
+
 def test_the_outline_of_a_pdf_makes_headings_of_plain_lines():
     lines = [
         (50.0, 700.0, 11.0, False, "A plain line"),

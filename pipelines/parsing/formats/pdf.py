@@ -6,6 +6,7 @@ Pages without a text layer are reported (`scanned_pages`); recognising their tex
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Iterator
 
 import pypdfium2 as pdfium
@@ -17,7 +18,7 @@ from pipelines.parsing.dates import iso_from_pdf
 from pipelines.parsing.elements import Parsed, Value
 from pipelines.parsing.failures import Damaged, Encrypted, Scanned, TooLarge
 from pipelines.parsing.normalise import one_line
-from pipelines.parsing.page_lines import Line, without_furniture
+from pipelines.parsing.page_lines import Line, Piece, without_furniture
 
 _MAX_PAGES_NAMED = 50
 _MAX_OUTLINE = 5_000
@@ -46,6 +47,8 @@ _FILE_ENDINGS = (
     ".rtf",
     ".odt",
 )
+_WIDE_GAP = 1.1  # times the size; a space is about 0.3 and seldom above 0.8 in justified text
+_SPACE = re.compile(r"\s+")
 _BOLD_WEIGHT = 600
 
 
@@ -150,7 +153,26 @@ def _line(text_page: pdfium.PdfTextPage, text: str, start: int, end: int, page: 
     # a line may begin with a small mark or a drop cap: take the size in its middle
     middle = raw.FPDFText_GetCharIndexFromTextIndex(text_page, (start + end) // 2)
     sample = middle if middle >= 0 else first
-    return Line(text, page, left, right, bottom, top, _size(text_page, sample), _bold(text_page, sample), height)
+    size = _size(text_page, sample)
+    pieces = tuple(_pieces(text_page, text, start - (len(text) - len(text.lstrip())), size))
+    return Line(text, page, left, right, bottom, top, size, _bold(text_page, sample), height, pieces)
+
+
+def _pieces(text_page: pdfium.PdfTextPage, text: str, start: int, size: float) -> Iterator[Piece]:
+    """The line cut at its wide gaps. Only spaces are looked at: two boxes each."""
+    begin = text.index(text.strip()[0])
+    end = len(text.rstrip())
+    left = _text_box(text_page, start + begin)[0]
+    for match in _SPACE.finditer(text, begin, end):
+        before, after = _text_box(text_page, start + match.start() - 1), _text_box(text_page, start + match.end())
+        if after[0] - before[2] > _WIDE_GAP * max(size, 1.0):
+            yield Piece(text[begin : match.start()].strip(), left, before[2])
+            begin, left = match.end(), after[0]
+    yield Piece(text[begin:end].strip(), left, _text_box(text_page, start + end - 1)[2])
+
+
+def _text_box(text_page: pdfium.PdfTextPage, index: int) -> tuple[float, float, float, float]:
+    return _box(text_page, max(raw.FPDFText_GetCharIndexFromTextIndex(text_page, index), 0))
 
 
 def _box(text_page: pdfium.PdfTextPage, index: int) -> tuple[float, float, float, float]:
