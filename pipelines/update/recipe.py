@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipelines.chunking.fingerprint import chunker_fp
 from pipelines.config import Config
-from pipelines.embedding.model import describe, model_fp
+from pipelines.embedding.model import describe, dimension, model_fp
 from pipelines.embedding.tokenizer import Tokenizer, load_tokenizer
 from pipelines.identity import fingerprint
 from pipelines.lexical import analyzer_fp
@@ -66,6 +66,11 @@ class Recipe:
     def model_fp(self) -> str:
         """Of the encoder."""
         return model_fp(self._config.encoder)
+
+    @cached_property
+    def dimension(self) -> int:
+        """Length of the encoder's vectors."""
+        return dimension(self._config.encoder)
 
     @cached_property
     def model(self) -> dict[str, Any]:
