@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import dagster as dg
 
 from assets.catalogue import WRITER_POOL, markdown_table, record_table
-from pipelines.quality import ExpectationOutcome, check_table
+from pipelines.lake.manifest import active_documents
+from pipelines.quality import SUITES, ExpectationOutcome, Limits, check_table
+from pipelines.update.project import Project
 from resources.project import LockstepWriter
-
-TABLES = ("documents", "chunks", "embeddings", "index_snapshots")
 
 
 def _expectations(table: str) -> dg.AssetChecksDefinition:
@@ -16,18 +16,35 @@ def _expectations(table: str) -> dg.AssetChecksDefinition:
         asset=table,
         name="expectations",
         blocking=True,
-        description=f"The Great Expectations suite of {table}: on the rows of this update, nightly on all of them.",
+        description=f"What must be true of the rows of {table}: in an update of the rows it wrote, nightly of all, "
+        "by Great Expectations, with its pages in the data folder under data_docs.",
         pool=WRITER_POOL,
     )
     def check(context: dg.AssetCheckExecutionContext, writer: LockstepWriter) -> dg.AssetCheckResult:
         with writer.step(context, f"{table}_expectations") as step:
-            outcomes = check_table(step.project, table, step.run_id, scope="all" if writer.full else "changed")
-        return _shown(outcomes, scope="all rows" if writer.full else "rows of this update")
+            outcomes = check_table(
+                step.project.lake,
+                table,
+                scope="all" if writer.full else "changed",
+                run_id=step.run_id,
+                limits=_limits(step.project, every_row=writer.full),
+                data_docs=step.project.home.data_docs,
+            )
+        return _shown(outcomes, scope="all rows" if writer.full else "the rows of this update")
 
     return check
 
 
-checks = [_expectations(table) for table in TABLES]
+checks = [_expectations(table) for table in SUITES]
+
+
+def _limits(project: Project, *, every_row: bool) -> Limits:
+    """What today's encoder asks; among all rows, chunks that an earlier recipe made keep their own limit."""
+    recipe = project.recipe
+    recipes = set(recipe.keyed(active_documents(project.lake))["recipe_fp"].to_pylist()) if every_row else None
+    return Limits(
+        max_tokens=recipe.max_tokens, recipe_fps=recipes, dimension=recipe.dimension, model_fp=recipe.model_fp
+    )
 
 
 def _shown(outcomes: Sequence[ExpectationOutcome], *, scope: str) -> dg.AssetCheckResult:
@@ -44,15 +61,17 @@ def _shown(outcomes: Sequence[ExpectationOutcome], *, scope: str) -> dg.AssetChe
         }
         for o in outcomes
     ]
+    told = f"{len(outcomes)} expectations hold on {scope}."
+    if failed:
+        names = ", ".join(outcome.name for outcome in failed)
+        told = f"{len(failed)} of {len(outcomes)} expectations failed on {scope}: {names}."
     return dg.AssetCheckResult(
         passed=not failed,
         severity=dg.AssetCheckSeverity.ERROR if grave or not failed else dg.AssetCheckSeverity.WARN,
-        description=f"{len(failed)} of {len(outcomes)} expectations failed on {scope}: "
-        + ", ".join(outcome.name for outcome in failed)
-        if failed
-        else f"{len(outcomes)} expectations hold on {scope}.",
+        description=told,
         metadata={
             "scope": scope,
+            "rows_checked": max((outcome.checked_rows for outcome in outcomes), default=0),
             "expectations": markdown_table(summary),
             **({"failing_rows": record_table(failing)} if failing else {}),
         },
