@@ -35,23 +35,6 @@ ALIAS = "bench"
 ACL_SETS = 50
 VOCABULARY = 30_000
 SENTENCE = "the index follows every document that somebody edits without ever showing half of a change "
-    "the",
-    "quick",
-    "index",
-    "follows",
-    "every",
-    "document",
-    "that",
-    "somebody",
-    "edits",
-    "without",
-    "ever",
-    "showing",
-    "half",
-    "of",
-    "a",
-    "change",
-]
 
 
 def make_vectors(random: np.random.Generator, count: int, dimension: int, centres: np.ndarray) -> np.ndarray:

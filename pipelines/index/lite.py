@@ -136,8 +136,8 @@ def _run(folder: Path, report_to: int, lifeline: int | None) -> int:
         return 1
     gc.freeze()  # rows and postings stay: looking through them at every collection costs searches tens of ms
     gc.set_threshold(50_000, 20, 100)
-    _tell(report_to, {"uri": record.uri})
     logger.info("serving %s at %s", folder, record.uri)
+    _tell(report_to, {"uri": record.uri})
     if lifeline is not None:
         threading.Thread(target=_wait_for_end, args=(lifeline, stop), daemon=True).start()
     while not stop.wait(_LOOK_SECONDS):

@@ -36,6 +36,7 @@ Best = tuple[list[Any], list[float]]  # primary keys and scores, best first
 _SCORES_AT_ONCE = 4_000_000  # bounds one score matrix to 16 MB
 _SAME_SCORE = 1e-6  # rounding differs with a row's place in a matrix; closer scores are ordered by primary key
 _SPARE_BYTES = 8 * 1024 * 1024  # kept free on the disk beyond twice what a flush has to write
+_COLUMN_ABOVE = 0.1  # share of rows from which adding a whole column is faster than adding at positions
 _MASKS = 64  # kept a generation: one byte a row each
 _MASKED_EXPRESSION = 20_000  # characters; longer ones are lists of keys, asked for once
 _GATHER_BELOW = 0.25  # copying the allowed rows out is cheaper than scoring all of them below this share
@@ -43,12 +44,16 @@ _GATHER_BELOW = 0.25  # copying the allowed rows out is cheaper than scoring all
 
 @dataclass(frozen=True, slots=True)
 class _Postings:
-    """Inverted lists of one segment: rows and weights of dimension `dimensions[i]` are at `starts[i]:starts[i + 1]`."""
+    """Inverted lists of one segment: rows and weights of dimension `dimensions[i]` are at `starts[i]:starts[i + 1]`.
+
+    `columns` has the weight in every row for the few dimensions that many rows have, by `i`.
+    """
 
     dimensions: npt.NDArray[np.uint32]
     starts: Positions
     rows: npt.NDArray[np.int32]
     weights: Scores
+    columns: dict[int, Scores]
 
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> _Postings:
@@ -60,15 +65,24 @@ class _Postings:
         pairs = np.frombuffer(content, dtype=np.dtype([("dimension", "<u4"), ("weight", "<f4")]))
         rows = np.repeat(np.arange(len(packed), dtype=np.int32), np.diff(offsets) // 8)
         order = np.argsort(pairs["dimension"], kind="stable")
-        dimensions, starts = np.unique(pairs["dimension"][order], return_index=True)
-        return cls(dimensions, np.append(starts, len(pairs)), rows[order], pairs["weight"][order])
+        dimensions, first = np.unique(pairs["dimension"][order], return_index=True)
+        starts, rows, weights = np.append(first, len(pairs)), rows[order], pairs["weight"][order]
+        columns = {}
+        for at in np.flatnonzero(np.diff(starts) > _COLUMN_ABOVE * len(packed)).tolist():
+            columns[at] = np.zeros(len(packed), dtype=np.float32)
+            columns[at][rows[starts[at] : starts[at + 1]]] = weights[starts[at] : starts[at + 1]]
+        return cls(dimensions, starts, rows, weights, columns)
 
     def scores(self, query: Mapping[int, float], rows: int) -> Scores:
         """Inner product of each row with one query; zero for rows without a common dimension."""
         total = np.zeros(rows, dtype=np.float32)
         for dimension, weight in query.items():
             at = int(np.searchsorted(self.dimensions, dimension))
-            if at < len(self.dimensions) and self.dimensions[at] == dimension:
+            if at == len(self.dimensions) or self.dimensions[at] != dimension:
+                continue
+            if at in self.columns:
+                total += np.float32(weight) * self.columns[at]
+            else:
                 span = slice(self.starts[at], self.starts[at + 1])
                 total[self.rows[span]] += np.float32(weight) * self.weights[span]
         return total

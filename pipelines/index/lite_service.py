@@ -39,6 +39,20 @@ class ExactServicer(MilvusServicer):  # type: ignore[misc]  # milvus_lite ships 
             return super().Search(request, context)
         return _results(collection, ranked, parsed["top_k"])
 
+    @staticmethod
+    def _extract_pks_from_expr(expr: str, col: Any) -> list[Any] | None:
+        """The keys of `key in ["...", ...]`; written without escapes, as ours are, they need no parser.
+
+        Lite's looks at each character, which for 1,500 keys takes 10 ms.
+        """
+        start, end, between = f'{col.pk_field} in ["', '"]', '", "'
+        if expr and expr.startswith(start) and expr.endswith(end) and "\\" not in expr:
+            keys = expr[len(start) : -len(end)]
+            if '"' not in keys.replace(between, ""):
+                return keys.split(between)
+        found: list[Any] | None = MilvusServicer._extract_pks_from_expr(expr, col)
+        return found
+
     def _rank(self, collection: Any, parsed: dict[str, Any]) -> list[Best] | None:
         more = {name for name, value in parsed.items() if value is not None and value != _UNSET.get(name)} - _RANKING
         if more or parsed["output_fields"] != [collection.pk_field] or not isinstance(collection, ExactCollection):
