@@ -84,10 +84,10 @@ class Lake:
         Raises:
             LakeError: the table is damaged, has another schema, or that version is gone.
         """
+        names = list(TABLES[name].names if columns is None else columns)
         if where is None or name not in _MERGED:
-            return self._in_words(name, lambda: self._dataset(name, version).to_table(columns=columns, filter=where))
-        rows = self._in_words(name, lambda: self._dataset(name, version).to_table()).filter(where)
-        return rows if columns is None else rows.select(list(columns))
+            return self._in_words(name, lambda: self._dataset(name, version).to_table(columns=names, filter=where))
+        return self._in_words(name, lambda: self._dataset(name, version).to_table()).filter(where).select(names)
 
     def scan(
         self,
@@ -99,7 +99,8 @@ class Lake:
     ) -> Iterator[pa.RecordBatch]:
         """Like `read`, a batch at a time, so that memory does not grow with the table. For tables without merges."""
         dataset = self._in_words(name, lambda: self._dataset(name, None))
-        batches = dataset.to_batches(columns=columns, filter=where, batch_size=batch_rows, batch_readahead=2)
+        names = list(TABLES[name].names if columns is None else columns)
+        batches = dataset.to_batches(columns=names, filter=where, batch_size=batch_rows, batch_readahead=2)
         while True:
             batch = self._in_words(name, lambda: next(batches, None))
             if batch is None:
