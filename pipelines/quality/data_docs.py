@@ -26,7 +26,6 @@ td, th { border: 1px solid #cfd8e0; padding: .25rem .6rem; text-align: left; ver
 .badge-secondary, code { background: #edf1f5; border-radius: .2rem; padding: 0 .3rem; }
 .alert { background: #edf1f5; padding: .4rem .8rem; margin-top: 1.2rem; }
 .alert h5, h6 { margin: .3rem 0; font-size: 1rem; }
-.ge-section .alert ~ .col-12 > p { display: none; }
 .text-success, .passed { color: #15703a; } .text-danger, .failed { color: #b3261e; }
 .fa-check-circle::before { content: "✔"; } .fa-times::before { content: "✘"; }
 .fa-exclamation-triangle::before { content: "!"; }

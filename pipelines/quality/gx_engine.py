@@ -1,7 +1,7 @@
 """Expectations evaluated by Great Expectations, for the nightly look at every row and for its Data Docs.
 
-Importing it costs 5 s of processor time, hence never in an update by default (`check_table`); one validation of 100
-rows 0.2 s, of 100,000 rows and ten expectations 0.3 s (see benchmarks).
+Importing it costs 5 s of processor time, hence never in an update by default (`check_table`). Measured afterwards: 20
+expectations take 0.3 s on 100 rows and 2 s on 100,000.
 """
 
 from __future__ import annotations

@@ -110,12 +110,11 @@ def test_nothing_is_printed_and_nothing_warns(lake: Lake, tmp_path: Path, capfd:
 
 
 def test_an_expectation_that_cannot_be_evaluated_does_not_pass(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.quality import check as module
     from pipelines.quality.expectations import Matches
 
     fill(lake, "embeddings")
     suite = replace(SUITES["embeddings"], expectations=lambda _: (Matches(name="odd", column="norm", pattern="("),))
-    monkeypatch.setitem(module.SUITES, "embeddings", suite)
+    monkeypatch.setitem(SUITES, "embeddings", suite)
     (found,) = check(lake, "embeddings")
     assert not found.passed
     assert "could not be evaluated" in found.observed
