@@ -22,7 +22,8 @@ _SHORTEST = 12  # characters of a sentence or clause; a shorter one stays with t
 _SENTENCE_END = regex.compile(
     r"""(?V1)
     (?: (?<![.!?])[.!?]++ [\p{Sentence_Break=Close}'"]*+ \s++
-      | (?<!．)[\p{Sentence_Break=STerm}．--[!?]]++ (?!(?<=．)\p{Number}) [\p{Sentence_Break=Close}--[\p{Ps}\p{Pi}]]*+ \s*+
+      | (?<!．)[\p{Sentence_Break=STerm}．--[!?]]++ (?!(?<=．)\p{Number})
+        [\p{Sentence_Break=Close}--[\p{Ps}\p{Pi}]]*+ \s*+
       | \n [^\S\n]*+ \n \s*+ )
     """,
     regex.VERBOSE,

@@ -47,7 +47,7 @@ class ChunkStage:
     _rows: int = field(default=_ROWS, kw_only=True)
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Chunks of each batch's documents, in their order; a document's chunks may lie in two batches."""
+        """Chunks of each batch's documents, in their order; all chunks of a document lie in one batch."""
         tokenizer = load_tokenizer(self.encoder)
         chunker = Chunker(self.chunking, tokenizer)
         waiting: list[_Row] = []
@@ -55,7 +55,8 @@ class ChunkStage:
             for at in range(0, batch.num_rows, _DOCUMENTS):
                 for row in _chunked(batch.slice(at, _DOCUMENTS), chunker, tokenizer):
                     waiting.append(row)
-                    if len(waiting) >= self._rows:
+                    whole = row.ordinal + 1 == row.chunk_count
+                    if whole and len(waiting) >= self._rows:
                         yield _batch(waiting, self.lexical)
                         waiting = []
         if waiting:

@@ -68,8 +68,9 @@ def derive(
         lake: the tables.
         target: the table to append to.
         batches: the inputs whose keys are missing in the target; read lazily.
-        stage: maps an iterator of batches to an iterator of batches with the target's columns; a batch may have
-            an extra nullable column `error`, whose non-null rows are rejected instead of appended.
+        stage: maps an iterator of batches to an iterator of batches with the target's columns. All rows of one key
+            lie in one batch: a commit ends with a batch, and a key with any row counts as made. A batch may have an
+            extra nullable column `error`, whose non-null rows are rejected instead of appended.
         total: input rows in all, for the progress.
         portion_rows: rows a commit; what a kill can cost.
         run_id: recorded in each commit.

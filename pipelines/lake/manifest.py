@@ -16,9 +16,13 @@ DELETED = "deleted"
 QUARANTINED = "quarantined"  # known at the source, but no version of it could ever be parsed
 
 
+# What a document's index rows are made from; sizes, times and runs come and go without touching the index.
+_SEARCHED = ("source", "uri", "tenant", "acl_id", "classification", "media_type", "content_hash", "title")
+
+
 @dataclass(frozen=True, slots=True)
 class ManifestChanges:
-    """The documents that differ between two manifest versions, active ones only, each with all its columns.
+    """The documents that differ between two manifest versions in what is searched: active ones, with all columns.
 
     A document that came is in `after` alone, one that went in `before` alone, one that changed in both.
     """
@@ -48,10 +52,19 @@ def changes_between(lake: Lake, after: int, until: int) -> ManifestChanges | Non
     feed = lake.changes(TABLE, after, until)
     if feed is None:
         return None
-    return ManifestChanges(
-        before=_images(feed, ("update_preimage", "delete"), earliest=True),
-        after=_images(feed, ("update_postimage", "insert"), earliest=False),
-    )
+    before = _images(feed, ("update_preimage", "delete"), earliest=True)
+    after = _images(feed, ("update_postimage", "insert"), earliest=False)
+    same = _searched(before) & _searched(after)
+    return ManifestChanges(_without(before, same), _without(after, same))
+
+
+def _searched(documents: pa.Table) -> set[tuple[object, ...]]:
+    return set(zip(*(documents[name].to_pylist() for name in ("doc_id", *_SEARCHED)), strict=True))
+
+
+def _without(documents: pa.Table, same: set[tuple[object, ...]]) -> pa.Table:
+    keys = zip(*(documents[name].to_pylist() for name in ("doc_id", *_SEARCHED)), strict=True)
+    return documents.filter(pa.array([key not in same for key in keys], pa.bool_()))
 
 
 def _images(feed: pa.Table, kinds: tuple[str, ...], *, earliest: bool) -> pa.Table:
