@@ -117,18 +117,8 @@ class Lake:
         if rows.num_rows == 0:
             return self.version(name)
         rows = self._checked(name, rows)
-        target: DeltaTable | str = self._open(name) or self.uri(name)
-        self._in_words(
-            name,
-            lambda: write_deltalake(
-                target,
-                rows,
-                mode="append",
-                configuration=_CONFIGURATION.get(name) if isinstance(target, str) else None,
-                storage_options=self._options or None,
-                commit_properties=_commit(run_id),
-            ),
-        )
+        table = self._open(name) or self._create(name)
+        self._in_words(name, lambda: write_deltalake(table, rows, mode="append", commit_properties=_commit(run_id)))
         return self.version(name)
 
     def merge(self, name: str, rows: pa.Table, *, key: str, run_id: str) -> int:
@@ -212,6 +202,18 @@ class Lake:
             return None
         except (DeltaError, OSError, ValueError) as error:
             raise LakeError(_damaged(name, self._root, error)) from error
+
+    def _create(self, name: str) -> DeltaTable:
+        """An empty table, committed before its first rows: data without a log is then damage, and no killed write."""
+        return self._in_words(
+            name,
+            lambda: DeltaTable.create(
+                self.uri(name),
+                TABLES[name],
+                configuration=_CONFIGURATION.get(name),
+                storage_options=self._options or None,
+            ),
+        )
 
     def _has_leftovers(self, name: str) -> bool:
         folder = Path(self.uri(name))

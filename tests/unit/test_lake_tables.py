@@ -64,7 +64,7 @@ def test_appending_no_rows_makes_no_commit(lake: Lake) -> None:
 def test_an_older_version_can_be_read(lake: Lake) -> None:
     lake.merge("documents", documents(document("a")), key="doc_id", run_id="1")
     lake.merge("documents", documents(document("b")), key="doc_id", run_id="2")
-    assert active_documents(lake, 0)["uri"].to_pylist() == ["a"]
+    assert active_documents(lake, 1)["uri"].to_pylist() == ["a"]
     assert sorted(active_documents(lake)["uri"].to_pylist()) == ["a", "b"]
 
 
@@ -84,7 +84,7 @@ def test_changes_show_each_document_once_with_its_outermost_states(lake: Lake) -
     lake.merge("documents", documents(document("edited", content="b"), document("new")), key="doc_id", run_id="2")
     lake.merge("documents", documents(document("edited", content="c")), key="doc_id", run_id="3")
     lake.merge("documents", documents(document("gone", status="deleted")), key="doc_id", run_id="4")
-    changes = changes_between(lake, 0, 3)
+    changes = changes_between(lake, 1, 4)
     assert changes is not None
     assert {r["uri"]: r["content_hash"][0] for r in changes.before.to_pylist()} == {"edited": "a", "gone": "a"}
     assert {r["uri"]: r["content_hash"][0] for r in changes.after.to_pylist()} == {"edited": "c", "new": "a"}
@@ -95,7 +95,7 @@ def test_a_document_that_came_and_went_between_two_versions_is_no_change(lake: L
     lake.merge("documents", documents(document("kept")), key="doc_id", run_id="1")
     lake.merge("documents", documents(document("brief")), key="doc_id", run_id="2")
     lake.merge("documents", documents(document("brief", status="deleted")), key="doc_id", run_id="3")
-    changes = changes_between(lake, 0, 2)
+    changes = changes_between(lake, 1, 3)
     assert changes is not None
     assert changes.doc_ids == []
 
@@ -105,8 +105,8 @@ def test_a_vacuumed_change_feed_is_told_apart_from_no_change(lake: Lake, tmp_pat
     lake.merge("documents", documents(document("a", content="b")), key="doc_id", run_id="2")
     for file in (tmp_path / "lake" / "documents" / "_change_data").rglob("*.parquet"):
         file.unlink()
-    assert changes_between(lake, 0, 1) is None
-    assert changes_between(lake, 1, 1) is not None
+    assert changes_between(lake, 1, 2) is None
+    assert changes_between(lake, 2, 2) is not None
 
 
 def test_a_corrupt_log_names_the_table_and_the_next_step(lake: Lake, tmp_path: Path) -> None:
@@ -126,6 +126,15 @@ def test_a_table_without_its_log_is_damaged_and_not_empty(lake: Lake, tmp_path: 
         file.unlink()
     with pytest.raises(LakeError, match="no readable Delta log"):
         lake.read("documents")
+
+
+def test_a_first_write_that_was_killed_before_its_commit_is_no_damage(lake: Lake, tmp_path: Path) -> None:
+    lake.merge("documents", documents(document("a")), key="doc_id", run_id="1")
+    log = tmp_path / "lake" / "documents" / "_delta_log"
+    (log / "00000000000000000001.json").unlink()
+    assert lake.read("documents").num_rows == 0
+    lake.merge("documents", documents(document("b")), key="doc_id", run_id="2")
+    assert lake.read("documents")["uri"].to_pylist() == ["b"]
 
 
 def test_a_missing_data_file_is_an_error_that_names_the_table(lake: Lake, tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def values(batches: Iterable[pa.RecordBatch], column: str) -> list[object]:
 def test_the_commits_of_a_run_are_found_by_its_id(lake: Lake) -> None:
     for run_id in ("one", "two", "two", "one", "two"):
         add(lake, run_id, "x")
-    assert commits_of_run(lake, "embeddings", run_id="two", since_version=None) == [1, 2, 4]
-    assert commits_of_run(lake, "embeddings", run_id="two", since_version=2) == [4]
-    assert commits_of_run(lake, "embeddings", run_id="two", since_version=4) == []
+    assert commits_of_run(lake, "embeddings", run_id="two", since_version=None) == [2, 3, 5]
+    assert commits_of_run(lake, "embeddings", run_id="two", since_version=3) == [5]
+    assert commits_of_run(lake, "embeddings", run_id="two", since_version=5) == []
     assert commits_of_run(lake, "embeddings", run_id="three", since_version=None) == []
 
 
@@ -69,7 +69,7 @@ def test_a_file_of_the_run_that_is_gone_is_an_error_that_says_what_to_do(lake: L
     for file in (tmp_path / "lake" / "embeddings").glob("*.parquet"):
         file.unlink()
     with pytest.raises(LakeError, match="lockstep update --full"):
-        list(rows_of_commits(lake, "embeddings", [0], ["text_hash"]))
+        list(rows_of_commits(lake, "embeddings", [1], ["text_hash"]))
 
 
 def test_of_the_manifest_changed_rows_are_read_as_the_run_left_them(lake: Lake) -> None:
@@ -87,7 +87,7 @@ def test_of_the_manifest_changed_rows_are_read_as_the_run_left_them(lake: Lake) 
 
 def test_the_first_commit_of_the_manifest_is_read_too(lake: Lake) -> None:
     merge(lake, "one", document("a"), document("b"))
-    assert values(rows_of_commits(lake, "documents", [0], ["uri"]), "uri") == ["a", "b"]
+    assert values(rows_of_commits(lake, "documents", [1], ["uri"]), "uri") == ["a", "b"]
 
 
 def test_of_the_snapshots_only_those_that_the_run_recorded_anew_are_read(lake: Lake) -> None:
@@ -114,8 +114,8 @@ def test_of_the_snapshots_only_those_that_the_run_recorded_anew_are_read(lake: L
     snapshots.record(lake, first, replace(first, snapshot_id="s0", sequence=0, status="retired"))
     snapshots.record(lake, second)
     snapshots.record(lake, replace(second, status="live"), replace(first, status="retired"))
-    commits = commits_of_run(lake, "index_snapshots", run_id="two", since_version=0)
-    assert commits == [1, 2]
+    commits = commits_of_run(lake, "index_snapshots", run_id="two", since_version=1)
+    assert commits == [2, 3]
     rows = list(rows_of_commits(lake, "index_snapshots", commits, ["snapshot_id", "status"]))
     found = {row["snapshot_id"]: row["status"] for batch in rows for row in batch.to_pylist()}
     assert found == {"s1": "retired", "s2": "live"}
