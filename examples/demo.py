@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -24,6 +25,7 @@ from pipelines.index.server import stop_server
 from pipelines.lake import dead_letters
 from pipelines.query import Asker
 from pipelines.retrieval.search import Hit
+from pipelines.retrieval.snippet import snippet
 from pipelines.update.project import Project
 from pipelines.update.rollback import rollback
 from pipelines.update.verify import verify
@@ -70,7 +72,7 @@ class Demo:
             who = STORY["people"][person]
             hits = self.asker.ask([question], who["as"], k=3).hits[0]
             answers[person] = hits
-            say(f"    {who['name']:<20} {shown(hits)}")
+            say(f"    {who['name']:<20} {shown(hits, question)}")
         return answers
 
     @cached_property
@@ -95,13 +97,12 @@ def chapter(number: int, title: str) -> None:
     say(f"\n{number}. {title}")
 
 
-def shown(hits: Sequence[Hit]) -> str:
-    """The best hit in one line."""
+def shown(hits: Sequence[Hit], question: str) -> str:
+    """The best hit and what it says."""
     if not hits:
         return "finds nothing"
-    hit = hits[0]
-    body = " ".join(hit.text[hit.body_start :].split())
-    return f"{hit.uri}: {body[:96]}{'...' if len(body) > 96 else ''}"
+    passage = snippet(hits[0].text[hits[0].body_start :], question, width=220)
+    return f"{hits[0].uri}\n" + textwrap.fill(passage, 108, initial_indent=" " * 8, subsequent_indent=" " * 8)
 
 
 def says(hits: Sequence[Hit], fact: str) -> bool:

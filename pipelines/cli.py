@@ -197,6 +197,7 @@ def query(
 ) -> None:
     """Search the live snapshot as somebody."""
     from pipelines.query import Asker
+    from pipelines.retrieval.snippet import snippet
 
     console = _console(as_json)
     if (text is None) == (batch is None):
@@ -216,7 +217,7 @@ def query(
     for number, hit in enumerate(hits, start=1):
         place = " · ".join(part for part in (hit["heading_path"], f"p. {hit['pages']}" if hit["pages"] else "") if part)
         lines += [f"{number:>2}. {hit['uri']}  ({hit['score']:.4f})" + (f"  {place}" if place else "")]
-        lines += [f"    {line}" for line in hit["body"].splitlines()[:6]]
+        lines += [f"    {snippet(hit['body'], text, width=300)}"]
     console.result({"snapshot_id": answer.snapshot_id, "hits": hits}, lines or ["no results"])
 
 
