@@ -1,0 +1,98 @@
+"""One update as the job makes it, without Dagster: the library's own time, step by step."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+from benchmarks.measuring import Took, timed
+from pipelines.home import Home
+from pipelines.update import candidate, changes, gates, manifest, promotion, stages
+from pipelines.update.project import Project
+from pipelines.update.reports import CandidateReport, ChangesReport, EncodeReport, ManifestReport
+
+WRITES = ("upsert", "delete", "create", "drop", "point_alias", "write_state")
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one update took and did. `steps`: wall seconds; `commits`: by table; `index_writes`: calls that write."""
+
+    took: Took
+    steps: dict[str, float]
+    commits: dict[str, int]
+    index_writes: int
+    changes: ChangesReport
+    manifest: ManifestReport
+    encoded: EncodeReport
+    candidate: CandidateReport
+    swap_seconds: float
+
+
+def update(config: Path, home: Home, *, run_id: str = "bench", full: bool = False) -> Update:
+    """Run every step on a project opened anew, so that nothing that an earlier update read is at hand."""
+    before = Project.open(config, home).lake.versions()
+    steps: dict[str, float] = {}
+    with ExitStack() as stack:
+        writes = _count_writes(stack)
+        with timed(home) as took:
+            project = Project.open(config, home)
+            with project.writer(run_id, "benchmark"):
+                clock = time.perf_counter()
+
+                def done(step: str) -> None:
+                    nonlocal clock
+                    now = time.perf_counter()
+                    steps[step], clock = now - clock, now
+
+                found = changes.detect_changes(project, run_id=run_id, thorough=full)
+                done("changes")
+                stages.parse_documents(project, run_id=run_id)
+                done("parse")
+                merged = manifest.merge_manifest(project, run_id=run_id)
+                done("manifest")
+                stages.chunk_documents(project, run_id=run_id)
+                done("chunk")
+                encoded = stages.encode_chunks(project, run_id=run_id)
+                done("encode")
+                built = candidate.build_candidate(project, run_id=run_id, full=full)
+                done("candidate")
+                if built.built:
+                    results = gates.run_gates(project, built.snapshot_id)
+                    gates.record_gates(project, built.snapshot_id, results, run_id=run_id)
+                    gates.require(built.snapshot_id, results)
+                done("gates")
+                promoted = promotion.promote(project, built.snapshot_id, run_id=run_id)
+                done("promote")
+    after = project.lake.versions()
+    commits = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    return Update(took, steps, commits, len(writes), found, merged, encoded, built, promoted.swap_seconds)
+
+
+def _count_writes(stack: ExitStack) -> list[str]:
+    """The names of the index's writing methods, as they are called."""
+    from pipelines.index.milvus import MilvusIndex
+
+    called: list[str] = []
+    for name in WRITES:
+        original = getattr(MilvusIndex, name)
+
+        def counted(self: MilvusIndex, *args: object, _name: str = name, _original: object = original, **options: object) -> object:
+            called.append(_name)
+            return _original(self, *args, **options)  # type: ignore[operator]
+
+        stack.enter_context(patch.object(MilvusIndex, name, counted))
+    return called
+
+
+def chunk_texts(config: Path, home: Home) -> tuple[list[str], list[int]]:
+    """The distinct chunk texts in the order of the table, and the tokens of each."""
+    chunks = Project.open(config, home).lake.read("chunks", ["text_hash", "text", "tokens"])
+    distinct: dict[str, tuple[str, int]] = {}
+    for key, text, tokens in zip(*(chunks[name].to_pylist() for name in chunks.schema.names), strict=True):
+        distinct.setdefault(key, (text, tokens))
+    texts, counts = zip(*distinct.values(), strict=True)
+    return list(texts), list(counts)
