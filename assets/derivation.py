@@ -2,7 +2,15 @@
 
 import dagster as dg
 
-from assets.catalogue import OWNERS, WRITER_POOL, Materialization, markdown_table, table_metadata, table_result
+from assets.catalogue import (
+    OWNERS,
+    WRITER_POOL,
+    Materialization,
+    markdown_table,
+    record_table,
+    table_metadata,
+    table_result,
+)
 from pipelines.lake.dead_letters import open_letters
 from pipelines.update.stages import chunk_documents, encode_chunks
 from resources.project import LockstepProject, LockstepWriter
@@ -60,7 +68,7 @@ def embeddings(context: dg.AssetExecutionContext, writer: LockstepWriter) -> Mat
 
 
 @dg.asset(
-    deps=["documents", embeddings],
+    deps=[embeddings],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"python", "deltalake"},
@@ -93,8 +101,8 @@ def dead_letters(context: dg.AssetExecutionContext, project: LockstepProject) ->
                 check_name="no_open_dead_letters",
                 passed=rows.num_rows == 0,
                 severity=dg.AssetCheckSeverity.WARN,
-                description=f"{rows.num_rows} documents could not be processed." if rows.num_rows else "None is open.",
-                metadata={"open": rows.num_rows, "letters": shown},
+                description=f"Open dead letters: {rows.num_rows}.",
+                metadata={"open": rows.num_rows, "letters": record_table(rows.slice(0, 20).to_pylist())},
             )
         ],
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from assets.catalogue import WRITER_POOL, markdown_table, record_table
+from assets.catalogue import WRITER_POOL, record_table
 from pipelines.lake.manifest import active_documents
 from pipelines.quality import SUITES, ExpectationOutcome, Limits, check_table
 from pipelines.update.project import Project
@@ -72,7 +72,7 @@ def _shown(outcomes: Sequence[ExpectationOutcome], *, scope: str) -> dg.AssetChe
         metadata={
             "scope": scope,
             "rows_checked": max((outcome.checked_rows for outcome in outcomes), default=0),
-            "expectations": markdown_table(summary),
+            "expectations": record_table(summary),
             **({"failing_rows": record_table(failing)} if failing else {}),
         },
     )

@@ -9,6 +9,7 @@ from assets.catalogue import (
     WRITER_POOL,
     Materialization,
     markdown_table,
+    record_table,
     report_metadata,
     table_metadata,
     table_result,
@@ -64,8 +65,11 @@ def source_changes(context: dg.AssetExecutionContext, writer: LockstepWriter) ->
             )
         )
     outcomes = report.sources
-    for outcome in outcomes:
-        context.log_event(dg.AssetObservation("sources", metadata=report_metadata(outcome)))
+    found = {
+        "sources": markdown_table([_line(o) for o in outcomes]),
+        "problems": markdown_table([_problem(p) for o in outcomes for p in o.problems][:20]),
+    }
+    context.log_event(dg.AssetObservation("sources", metadata=found))
     return dg.MaterializeResult(
         metadata={
             **report_metadata(report),
@@ -73,8 +77,7 @@ def source_changes(context: dg.AssetExecutionContext, writer: LockstepWriter) ->
             "changed": sum(o.changed for o in outcomes),
             "deleted": sum(o.deleted for o in outcomes),
             "unchanged": sum(o.unchanged for o in outcomes),
-            "sources": markdown_table([_line(o) for o in outcomes]),
-            "problems": markdown_table([_problem(p) for o in outcomes for p in o.problems][:20]),
+            **found,
         },
         check_results=[_readable(outcomes)],
     )
@@ -161,6 +164,7 @@ def _line(outcome: SourceOutcome) -> dict[str, object]:
         "deleted": outcome.deleted,
         "access changed": outcome.access_changed,
         "unchanged": outcome.unchanged,
+        "complete": outcome.complete,
         "problems": len(outcome.problems),
         "error": outcome.error,
     }
@@ -176,8 +180,6 @@ def _readable(outcomes: tuple[SourceOutcome, ...]) -> dg.AssetCheckResult:
         check_name="sources_readable",
         passed=not unread,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(unread)} of {len(outcomes)} sources could not be read in full."
-        if unread
-        else f"All {len(outcomes)} sources were read in full.",
-        metadata={"sources": markdown_table([_line(o) for o in outcomes])},
+        description=f"Sources read in full: {len(outcomes) - len(unread)} of {len(outcomes)}.",
+        metadata={"sources": record_table([_line(o) for o in outcomes])},
     )

@@ -19,7 +19,7 @@ GROUP = "serve"
 
 
 @dg.asset(
-    deps=["documents", "acl_sets", "chunks", "embeddings"],
+    deps=["documents", "chunks", "embeddings"],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"milvus", "deltalake"},

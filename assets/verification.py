@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.catalogue import markdown_table, report_metadata
+from assets.catalogue import record_table, report_metadata
 from pipelines.update.verify import verify
 from resources.project import LockstepProject
 
@@ -17,13 +17,11 @@ def matches_tables(context: dg.AssetCheckExecutionContext, project: LockstepProj
     """Read the live collection back and compare its digest with the one that the tables give."""
     with project.step(context, "verify") as step:
         report = step.done(verify(step.project))
+    differing = [{"document": uri} for uri in report.differing_documents]
     return dg.AssetCheckResult(
         passed=report.ok,
         severity=dg.AssetCheckSeverity.ERROR,
         description=f"{report.rows:,} rows read back, "
         + ("all as the tables say." if report.ok else f"{report.expected_rows:,} expected; the digests differ."),
-        metadata={
-            **report_metadata(report),
-            "differing_documents": markdown_table([{"uri": uri} for uri in report.differing_documents]),
-        },
+        metadata={**report_metadata(report), **({"failing_rows": record_table(differing)} if differing else {})},
     )

@@ -1,6 +1,7 @@
 """Jobs that build nothing new: going back to an earlier snapshot, and proving the live one."""
 
 import dagster as dg
+from pydantic import Field
 
 from assets.catalogue import WRITER_POOL, report_metadata
 from assets.verification import matches_tables
@@ -11,7 +12,8 @@ from resources.project import LockstepWriter
 class RollbackConfig(dg.Config):
     """Where to go back to."""
 
-    snapshot_id: str | None = None
+    # Not None: the launchpad writes only defaults that are values.
+    snapshot_id: str = Field(default="", description="The snapshot to make live; empty: the one before the live one.")
 
 
 @dg.op(name="move_alias_back", pool=WRITER_POOL, tags={"kind": "milvus"})
@@ -22,7 +24,7 @@ def move_alias_back(context: dg.OpExecutionContext, config: RollbackConfig, writ
     """
     with writer.step(context, "rollback") as step:
         report = step.done(
-            library.rollback(step.project, config.snapshot_id, run_id=step.run_id, progress=step.progress)
+            library.rollback(step.project, config.snapshot_id or None, run_id=step.run_id, progress=step.progress)
         )
     context.log_event(dg.AssetMaterialization("live_index", metadata={**report_metadata(report), "reason": "rollback"}))
 

@@ -86,7 +86,7 @@ class FakeLibrary:
             GateResult(n, n not in self.refused_gates, f"{n} holds", {"failing_rows": [{"row": "r1"}]}) for n in GATES
         ]
 
-    def check(self, _: object, table: str, run_id: str, *, scope: str) -> list[Any]:
+    def check(self, _: object, table: str, *, scope: str, **__: object) -> list[Any]:
         self.scopes.add(scope)
         severity = self.failing.get(table)
         row = {"uri": "a.md"}
@@ -119,6 +119,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
     monkeypatch.setattr(serving, "promote", fake.promote)
     monkeypatch.setattr(gates, "_judge", fake.judge)
     monkeypatch.setattr(expectations, "check_table", fake.check)
+    monkeypatch.setattr(expectations, "_limits", lambda *_, **__: None)
     verified = VerifyReport(True, "s1", 4, 4, "d" * 64, "d" * 64, (), 0.1)
     monkeypatch.setattr(verification, "verify", fake.step("verify", verified))
     return fake
