@@ -1,22 +1,20 @@
-"""Texts to vectors: sentence-transformers' own modules, fed with batches that are packed by a token budget."""
+"""Texts to vectors: batches packed by a token budget, every vector finite and of unit length, or a reason why not."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipelines.config import EncoderConfig
-from pipelines.embedding.model import described_config, model_fp, resolve_dtype
-from pipelines.embedding.tokenizer import model_folder
-from pipelines.errors import ConfigError, EncodeError
+from pipelines.embedding.model import Dtype, described_config, dimension, files_hash, model_fp, resolve_dtype
+from pipelines.embedding.runtime import Runtime, TokenIds, Vectors
+from pipelines.embedding.tokenizer import load_tokenizer, model_folder
+from pipelines.errors import EncodeError
 
-Vectors = npt.NDArray[np.float32]
-Forward = Callable[[Sequence[str]], Vectors]
 Progress = Callable[[int, int], None]
 
 
@@ -29,36 +27,36 @@ class Encoder:
         max_tokens: longest text that it reads, special tokens included.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
-        """Load the model from local files.
-
-        Raises:
-            ConfigError: the model or the backend is not installed.
-        """
-        self.model_fp = model_fp(config)
-        self._budget = config.token_budget
-        self._model = _load(config)
-        self._tokenizer = self._model.tokenizer
-        self.max_tokens = int(self._model.max_seq_length)
-        self.dimension = int(self._model.get_embedding_dimension())
+    def __init__(self, runtime: Runtime, *, model_fp: str, token_budget: int) -> None:
+        """Wrap a loaded model; `load_encoder` is the way to one."""
+        self.model_fp = model_fp
+        self.dimension = runtime.dimension
+        self.max_tokens = runtime.max_tokens
+        self._runtime = runtime
+        self._budget = token_budget
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Vectors:
         """Vectors of texts: float32, shape (n, dimension), unit length, in the order of the texts.
+
+        No text gives an array of shape (0, dimension).
 
         Raises:
             EncodeError: a text has no finite vector; the message names it.
         """
         vectors, errors = self.try_encode(texts, progress=progress)
         if errors:
-            position, reason = next(iter(errors.items()))
-            raise EncodeError(f"text {position} of {len(texts)} ({texts[position][:60]!r}): {reason}")
+            position, reason = min(errors.items())
+            raise EncodeError(
+                f"encoding text {position} of {len(texts)} ({texts[position][:60]!r}): {reason}; "
+                "leave that text out, or look at what it holds"
+            )
         return vectors
 
     def try_encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> tuple[Vectors, dict[int, str]]:
-        """Like `encode`, with the reason for each position that has no vector; its row is not to be used."""
+        """Like `encode`, with the reason for each position that has no vector; its row is NaN."""
         vectors = np.full((len(texts), self.dimension), np.nan, np.float32)
         errors: dict[int, str] = {}
-        ids = self._tokenize(texts)
+        ids = self._runtime.tokenize(texts) if texts else []
         done = 0
         for batch in pack([len(one) for one in ids], self._budget):
             self._encode_batch(batch, ids, vectors, errors)
@@ -67,18 +65,16 @@ class Encoder:
                 progress(done, len(texts))
         return vectors, errors
 
-    def _encode_batch(self, batch: list[int], ids: list[list[int]], vectors: Vectors, errors: dict[int, str]) -> None:
+    def _encode_batch(self, batch: list[int], ids: list[TokenIds], vectors: Vectors, errors: dict[int, str]) -> None:
         """Encode one batch; when it fails, halve it until the bad text is alone."""
-        reason = ""
         try:
-            found = self._forward([ids[i] for i in batch])
+            found = self._runtime.forward([ids[position] for position in batch])
             norms = np.linalg.norm(found.astype(np.float64), axis=1, keepdims=True)
-            good = (np.isfinite(norms) & (norms > 0)).all()
-            if good:
+            if (np.isfinite(norms) & (norms > 0)).all():
                 vectors[batch] = found / norms
                 return
             reason = "the model gave a vector that is zero or not finite"
-        except RuntimeError as error:  # what torch raises for a batch that it cannot compute, memory included
+        except RuntimeError as error:  # what torch and OpenVINO raise for a batch they cannot compute, memory included
             reason = f"the model failed: {error}"
         if len(batch) == 1:
             errors[batch[0]] = reason
@@ -87,38 +83,13 @@ class Encoder:
         self._encode_batch(batch[:half], ids, vectors, errors)
         self._encode_batch(batch[half:], ids, vectors, errors)
 
-    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        found = self._tokenizer(list(texts), truncation=True, max_length=self.max_tokens, padding=False)
-        ids: list[list[int]] = found["input_ids"]
-        return ids
-
-    def _forward(self, ids: list[list[int]]) -> Vectors:
-        """Pooled vectors of one padded batch, before normalisation is checked."""
-        import torch
-
-        longest = max(len(one) for one in ids)
-        padded = np.full((len(ids), longest), self._tokenizer.pad_token_id or 0, np.int64)
-        mask = np.zeros((len(ids), longest), np.int64)
-        for row, one in enumerate(ids):
-            padded[row, : len(one)] = one
-            mask[row, : len(one)] = 1
-        features = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask)}
-        if "token_type_ids" in self._tokenizer.model_input_names:
-            features["token_type_ids"] = torch.zeros_like(features["input_ids"])
-        with torch.inference_mode():
-            pooled = self._model(features)["sentence_embedding"]
-        vectors: Vectors = pooled.float().numpy()
-        return vectors
-
 
 def pack(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Positions in batches of similar length, longest first: rows times the longest of a batch stay within `budget`.
 
     A text that alone passes the budget is a batch of its own.
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     start = 0
     while start < len(order):
         rows = max(1, budget // max(1, lengths[order[start]]))
@@ -126,14 +97,13 @@ def pack(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         start += rows
 
 
-@lru_cache(maxsize=2)
 def load_encoder(config: EncoderConfig) -> Encoder:
     """The encoder of a configuration, loaded once a process.
 
     Raises:
         ConfigError: the model or the backend is not installed.
     """
-    return Encoder(config)
+    return _load(config.model, config.backend, resolve_dtype(config), config.token_budget, model_fp(config))
 
 
 def load_described(record: dict[str, Any]) -> Encoder:
@@ -146,41 +116,24 @@ def load_described(record: dict[str, Any]) -> Encoder:
     return load_encoder(described_config(record))
 
 
-def _load(config: EncoderConfig) -> Any:
-    os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
+@lru_cache(maxsize=2)
+def _load(model: str, backend: str, dtype: Dtype, token_budget: int, fingerprint: str) -> Encoder:
+    config = EncoderConfig.model_validate({"model": model, "backend": backend, "dtype": dtype})
+    return Encoder(_runtime(config, model_folder(config), dtype), model_fp=fingerprint, token_budget=token_budget)
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+def _runtime(config: EncoderConfig, folder: Path, dtype: Dtype) -> Runtime:
     if config.backend == "openvino":
-        return _load_openvino(config)
-    # Denormal numbers cost a hundred times an addition on many CPUs and change no result that anybody could see.
-    torch.set_flush_denormal(True)
-    return SentenceTransformer(
-        str(model_folder(config)),
-        device="cpu",
-        local_files_only=True,
-        trust_remote_code=False,
-        model_kwargs={"dtype": getattr(torch, resolve_dtype(config)), "use_safetensors": True},
-    ).eval()
+        from pipelines.embedding.openvino_runtime import OpenVinoRuntime
 
+        return OpenVinoRuntime(
+            folder,
+            dtype,
+            files=files_hash(folder),
+            dimension=dimension(config),
+            max_tokens=load_tokenizer(config).max_tokens,
+        )
+    from pipelines.embedding.bert import BertRuntime, is_supported
+    from pipelines.embedding.sentence import SentenceRuntime
 
-def _load_openvino(config: EncoderConfig) -> Any:
-    from sentence_transformers import SentenceTransformer
-
-    try:
-        import optimum.intel  # noqa: F401 - what sentence-transformers needs for this backend
-    except ImportError as error:
-        raise ConfigError(
-            "encoder.backend: openvino is not installed; run `pip install 'lockstep[openvino]'`, or use backend: torch"
-        ) from error
-    hint = "bf16" if resolve_dtype(config) == "bfloat16" else "f32"
-    return SentenceTransformer(
-        str(model_folder(config)),
-        device="cpu",
-        backend="openvino",
-        local_files_only=True,
-        trust_remote_code=False,
-        model_kwargs={"ov_config": {"INFERENCE_PRECISION_HINT": hint}},
-    )
+    return BertRuntime(folder, dtype) if is_supported(folder) else SentenceRuntime(folder, dtype)
