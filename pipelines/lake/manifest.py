@@ -24,16 +24,18 @@ _SEARCHED = ("source", "uri", "tenant", "acl_id", "classification", "media_type"
 class ManifestChanges:
     """The documents that differ between two manifest versions in what is searched: active ones, with all columns.
 
-    A document that came is in `after` alone, one that went in `before` alone, one that changed in both.
+    A document that came is in `after` alone, one that went in `before` alone, one that changed in both. `passing` names
+    those that came and went in between, when they were asked for.
     """
 
     before: pa.Table
     after: pa.Table
+    passing: frozenset[str] = frozenset()
 
     @property
     def doc_ids(self) -> list[str]:
         """Every document touched, sorted."""
-        return sorted({*self.before["doc_id"].to_pylist(), *self.after["doc_id"].to_pylist()})
+        return sorted({*self.before["doc_id"].to_pylist(), *self.after["doc_id"].to_pylist(), *self.passing})
 
 
 def active_documents(lake: Lake, version: int | None = None) -> pa.Table:
@@ -43,8 +45,15 @@ def active_documents(lake: Lake, version: int | None = None) -> pa.Table:
     return lake.read(TABLE, where=pc.field("status") == ACTIVE, version=version)
 
 
-def changes_between(lake: Lake, after: int, until: int) -> ManifestChanges | None:
+def changes_between(lake: Lake, after: int, until: int, *, in_between: bool = False) -> ManifestChanges | None:
     """What happened to the active documents after one version up to another, from the change feed.
+
+    Args:
+        lake: the tables.
+        after: the version that is known.
+        until: the version that is wanted.
+        in_between: name documents too that came and went, or are again as they were: a build that was interrupted on
+            the way has written rows of what they were then.
 
     Returns:
         None when the feed does not reach back that far.
@@ -52,10 +61,13 @@ def changes_between(lake: Lake, after: int, until: int) -> ManifestChanges | Non
     feed = lake.changes(TABLE, after, until)
     if feed is None:
         return None
-    before = _images(feed, ("update_preimage", "delete"), earliest=True)
-    after = _images(feed, ("update_postimage", "insert"), earliest=False)
-    same = _searched(before) & _searched(after)
-    return ManifestChanges(_without(before, same), _without(after, same))
+    old = _images(feed, ("update_preimage", "delete"), earliest=True)
+    new = _images(feed, ("update_postimage", "insert"), earliest=False)
+    if in_between:
+        others = set(feed["doc_id"].to_pylist()).difference(old["doc_id"].to_pylist(), new["doc_id"].to_pylist())
+        return ManifestChanges(old, new, frozenset(others))
+    same = _searched(old) & _searched(new)
+    return ManifestChanges(_without(old, same), _without(new, same))
 
 
 def _searched(documents: pa.Table) -> set[tuple[object, ...]]:

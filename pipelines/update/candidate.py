@@ -29,6 +29,7 @@ class SlotPlan:
     state: dict[str, Any]
     changes: ManifestChanges | None
     reason: str
+    proved: bool = True  # what the slot holds passed its gates
 
 
 def build_candidate(
@@ -60,9 +61,8 @@ def build_candidate(
         touched: tuple[str, ...] = ()
     else:
         snapshot, touched = _build_difference(project, plan, plan.changes, history, version, run_id, progress)
-    staging.write_note(
-        project.home.staging, CANDIDATE_NOTE, {"snapshot_id": snapshot.snapshot_id, "touched": list(touched)}
-    )
+    note = {"snapshot_id": snapshot.snapshot_id, "touched": list(touched) if plan.proved else None}
+    staging.write_note(project.home.staging, CANDIDATE_NOTE, note)
     return _report(snapshot, built=True, touched=touched, reason=plan.reason, started=started)
 
 
@@ -103,16 +103,23 @@ def _plan(project: Project, history: list[Snapshot], version: int, *, full: bool
         return rebuild("the slot is empty")
     if (state["recipe_fp"], state["model_fp"]) != (recipe.fingerprint, recipe.model_fp):
         return rebuild("the recipe or the model changed")
-    if not any(s.snapshot_id == state["snapshot_id"] for s in history):
+    held = next((s for s in history if s.snapshot_id == state["snapshot_id"]), None)
+    if held is None:
         return rebuild("the slot holds a snapshot that the tables do not know")
+    if held.status == "rejected":
+        return rebuild("the slot's snapshot was rejected")
     if state["manifest_version"] > version:
         return rebuild("the slot is ahead of the manifest")
-    changes = manifest.changes_between(project.lake, state["manifest_version"], version)
+    interrupted = bool(state["building"])
+    changes = manifest.changes_between(project.lake, state["manifest_version"], version, in_between=interrupted)
     if changes is None:
         return rebuild("the change feed no longer reaches back to the slot's version")
     if len(changes.doc_ids) > max(1_000, state["documents"] // 2):
         return rebuild("more than half of the documents changed")
-    return SlotPlan(collection, state, changes, f"{len(changes.doc_ids)} documents changed since the slot's version")
+    reason = f"{len(changes.doc_ids)} documents changed since the slot's version"
+    # Of a candidate that was killed before its gates, they must look at what that build wrote, too.
+    proved = held.status != "candidate" or bool(held.gates)
+    return SlotPlan(collection, state, changes, reason, proved)
 
 
 def rebuild_at(project: Project, snapshot: Snapshot, *, run_id: str, progress: Progress | None = None) -> Snapshot:

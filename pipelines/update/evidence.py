@@ -81,6 +81,6 @@ def gather(project: Project, snapshot_id: str) -> Evidence:
     note = staging.read_note(project.home.staging, CANDIDATE_NOTE)
     touched = None
     if snapshot.kind == "incremental" and note.get("snapshot_id") == snapshot.snapshot_id:
-        touched = tuple(note["touched"])
+        touched = None if note["touched"] is None else tuple(note["touched"])
     project.evidence = Evidence(project, snapshot, touched)
     return project.evidence

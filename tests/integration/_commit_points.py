@@ -1,0 +1,144 @@
+"""Every place where an update changes something that outlives the process, and ways to die there.
+
+A point is named after what it writes, such as "append chunks", with "#2" for its second time in one run. A process
+that is told to die at a point dies before the write, or half-way through it, leaving what a real kill would leave.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+How: TypeAlias = Literal["before", "half-way"]
+
+
+class Points:
+    """The points that this process passes, in order; patches the library once, for good."""
+
+    def __init__(self, die_at: str | None = None, how: How = "before") -> None:
+        self.passed: list[str] = []
+        self._die_at, self._how = die_at, how
+        self._seen: Counter[str] = Counter()
+        self._patch_tables()
+        self._patch_files()
+        self._patch_index()
+
+    def _at(self, name: str, write: Callable[[], Any], half: Callable[[], Any] = lambda: None) -> Any:
+        self._seen[name] += 1
+        point = name if self._seen[name] == 1 else f"{name} #{self._seen[name]}"
+        self.passed.append(point)
+        if point == self._die_at:
+            if self._how == "half-way":
+                half()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write()
+
+    def _patch_tables(self) -> None:
+        from pipelines.lake import tables
+
+        lake = tables.Lake
+        append, merge, write = lake.append, lake.merge, tables.write_deltalake
+        current: list[tuple[str, Path]] = []
+
+        def orphan(rows: pa.Table) -> None:
+            """A data file without a commit."""
+            folder = current[-1][1]
+            folder.mkdir(parents=True, exist_ok=True)
+            pq.write_table(rows, folder / "part-00000-left-by-a-kill.parquet")
+
+        def at_append(self: Any, name: str, rows: pa.Table, *, run_id: str) -> int:
+            if not rows.num_rows:
+                return append(self, name, rows, run_id=run_id)
+            current.append((name, Path(self.uri(name))))
+            try:
+                return append(self, name, rows, run_id=run_id)
+            finally:
+                current.pop()
+
+        def at_write(target: Any, rows: pa.Table, **options: Any) -> None:
+            # Inside `append`, so that what it does before writing rows has happened.
+            self_._at(f"append {current[-1][0]}", lambda: write(target, rows, **options), lambda: orphan(rows))
+
+        def at_merge(self: Any, name: str, rows: pa.Table, *, key: str, run_id: str) -> int:
+            if not rows.num_rows or self.version(name) < 0:
+                return merge(self, name, rows, key=key, run_id=run_id)
+            current.append((name, Path(self.uri(name))))
+            try:
+                done = self_._at(
+                    f"merge {name}", lambda: merge(self, name, rows, key=key, run_id=run_id), lambda: orphan(rows)
+                )
+                return int(done)
+            finally:
+                current.pop()
+
+        self_ = self
+        lake.append, lake.merge, tables.write_deltalake = at_append, at_merge, at_write  # type: ignore[assignment, method-assign]
+
+    def _patch_files(self) -> None:
+        from pipelines.lake.blobs import BlobStore
+        from pipelines.update import staging
+
+        put, write_changes, write_note = BlobStore.put, staging.write_changes, staging.write_note
+        self_ = self
+
+        def at_put(self: Any, content: bytes) -> str:
+            def half() -> None:
+                scratch = Path(self._root) / "incoming" / "left-by-a-kill"
+                scratch.parent.mkdir(parents=True, exist_ok=True)
+                scratch.write_bytes(content[: len(content) // 2])
+
+            return str(self_._at("put blob", lambda: put(self, content), half))
+
+        def at_changes(folder: Path, rows: pa.Table, **options: Any) -> None:
+            def half() -> None:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "changes.arrow.new").write_bytes(b"ARROW1")
+
+            self_._at("stage changes", lambda: write_changes(folder, rows, **options), half)
+
+        def at_note(folder: Path, name: str, value: Any) -> None:
+            def half() -> None:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{name}.notes.json.new").write_text("{")
+
+            self_._at(f"stage {name}", lambda: write_note(folder, name, value), half)
+
+        BlobStore.put = at_put  # type: ignore[method-assign]
+        staging.write_changes, staging.write_note = at_changes, at_note
+
+    def _patch_index(self) -> None:
+        from pipelines.index.milvus import MilvusIndex
+
+        half_way: dict[str, Callable[..., Any]] = {
+            "upsert": lambda index, collection, rows, *_: _plain["upsert"](
+                index, collection, rows.slice(0, rows.num_rows // 2)
+            ),
+            "delete": lambda index, collection, ids: _plain["delete"](index, collection, ids[: len(ids) // 2]),
+            # Its first act is to take the slot's record away.
+            "drop": lambda index, collection: (
+                _plain["exists"](index, collection)
+                and index._client.alter_collection_properties(collection, {"lockstep.state": ""})
+            ),
+        }
+        names = ("create", "drop", "upsert", "delete", "write_state", "point_alias")
+        _plain = {name: getattr(MilvusIndex, name) for name in (*names, "exists")}
+
+        def wrapped(name: str) -> Callable[..., Any]:
+            def call(index: Any, *args: Any, **options: Any) -> Any:
+                label = f"index {name}"
+                if name == "write_state":
+                    label += " building" if args[1].get("building") else " complete"
+                half = half_way.get(name, lambda *_: None)
+                return self._at(label, lambda: _plain[name](index, *args, **options), lambda: half(index, *args))
+
+            return call
+
+        for name in names:
+            setattr(MilvusIndex, name, wrapped(name))
