@@ -1,5 +1,6 @@
 """The expectations on tables as blocking checks: on what changed in an update, on every row in a nightly rebuild."""
 
+import time
 from collections.abc import Sequence
 
 import dagster as dg
@@ -8,6 +9,7 @@ from assets.catalogue import WRITER_POOL, record_table
 from pipelines.lake.manifest import active_documents
 from pipelines.quality import SUITES, ExpectationOutcome, Limits, check_table
 from pipelines.update.project import Project
+from pipelines.update.reports import ExpectationsReport
 from resources.project import LockstepWriter
 
 
@@ -22,20 +24,33 @@ def _expectations(table: str) -> dg.AssetChecksDefinition:
     )
     def check(context: dg.AssetCheckExecutionContext, writer: LockstepWriter) -> dg.AssetCheckResult:
         with writer.step(context, f"{table}_expectations") as step:
-            outcomes = check_table(
-                step.project.lake,
-                table,
-                scope="all" if writer.full else "changed",
-                run_id=step.run_id,
-                limits=_limits(step.project, every_row=writer.full),
-                data_docs=step.project.home.data_docs,
-            )
+            started = time.perf_counter()
+            outcomes = _check(step.project, table, step.run_id, every_row=writer.full)
+            step.done(_report(table, outcomes, time.perf_counter() - started))
         return _shown(outcomes, scope="all rows" if writer.full else "the rows of this update")
 
     return check
 
 
 checks = [_expectations(table) for table in SUITES]
+
+
+def _check(project: Project, table: str, run_id: str, *, every_row: bool) -> list[ExpectationOutcome]:
+    return check_table(
+        project.lake,
+        table,
+        scope="all" if every_row else "changed",
+        run_id=run_id,
+        limits=_limits(project, every_row=every_row),
+        engine="great_expectations" if every_row else project.config.quality.update_engine,
+        data_docs=project.home.data_docs,
+    )
+
+
+def _report(table: str, outcomes: Sequence[ExpectationOutcome], seconds: float) -> ExpectationsReport:
+    failed = sum(not outcome.passed for outcome in outcomes)
+    rows = max((outcome.checked_rows for outcome in outcomes), default=0)
+    return ExpectationsReport(table, len(outcomes), failed, rows, seconds)
 
 
 def _limits(project: Project, *, every_row: bool) -> Limits:

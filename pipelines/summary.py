@@ -41,6 +41,7 @@ def of_update(outcome: JobOutcome) -> dict[str, Any]:
             "parse": steps.get("elements", 0.0),
             "encode": steps.get("embeddings", 0.0),
             "index": steps.get("index_snapshots", 0.0) + steps.get("gates", 0.0) + steps.get("live_index", 0.0),
+            "expectations": sum(seconds for name, seconds in steps.items() if name.endswith("_expectations")),
             "swap": getattr(promoted, "swap_seconds", 0.0),
             "steps": steps,
             "dagster": outcome.open_seconds + outcome.run_seconds - sum(steps.values()),

@@ -124,6 +124,17 @@ class GateResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectationsReport:
+    """The expectations on one table, on the rows of this update or on all."""
+
+    table: str
+    expectations: int
+    failed: int
+    checked_rows: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class PromotionReport:
     """The alias after the step. `promoted` is False when the live snapshot was current already."""
 

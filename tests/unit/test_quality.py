@@ -22,7 +22,7 @@ def lake(tmp_path: Path) -> Lake:
 def outcomes(
     lake: Lake, table: str, *, run_id: str = "run-1", limits: Limits = LIMITS
 ) -> dict[str, ExpectationOutcome]:
-    found = check_table(lake, table, scope="changed", run_id=run_id, limits=limits)
+    found = check_table(lake, table, scope="changed", run_id=run_id, limits=limits, engine="arrow")
     assert len({outcome.name for outcome in found}) == len(found)
     return {outcome.name: outcome for outcome in found}
 
@@ -124,17 +124,20 @@ def test_a_table_without_expectations_is_refused(lake: Lake) -> None:
         check_table(lake, "audit_log", scope="all", run_id="r")
 
 
-def test_checking_an_update_imports_nothing_heavy(lake: Lake) -> None:
+@pytest.mark.parametrize(("run_id", "engine", "checked"), [("run-1", "arrow", 4), ("run-2", "great_expectations", 0)])
+def test_arrow_and_an_update_that_changed_nothing_import_nothing_heavy(
+    lake: Lake, run_id: str, engine: str, checked: int
+) -> None:
     fill(lake, "documents")
     program = (
         "import sys\n"
         "from pipelines.lake.tables import Lake\n"
         "from pipelines.quality import check_table\n"
         f"lake = Lake({str(Path(lake.uri('documents')).parent)!r})\n"
-        "print([o.checked_rows for r in ('run-1', 'run-2') for o in"
-        " check_table(lake, 'documents', scope='changed', run_id=r)][0])\n"
+        f"found = check_table(lake, 'documents', scope='changed', run_id={run_id!r}, engine={engine!r})\n"
+        "print(found[0].checked_rows)\n"
         "heavy = {'great_expectations', 'torch', 'scipy', 'altair', 'unstructured'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["4", "[]"]
+    assert done.stdout.split("\n")[:2] == [str(checked), "[]"]
