@@ -98,8 +98,8 @@ def readers_for(rules: Sequence[AccessRule], uri: str, reported: Sequence[str] |
 class AclRegistry:
     """Ids of access sets: those of the table, and new ones for sets that it does not hold yet."""
 
-    def __init__(self, acl_sets: pa.Table) -> None:
-        """Start from the table `acl_sets`.
+    def __init__(self, acl_sets: pa.Table, *, taken: int = 0) -> None:
+        """Start from the table `acl_sets`; new ids are above those there and above `taken`.
 
         Raises:
             LakeError: one id stands for two different sets there.
@@ -115,7 +115,7 @@ class AclRegistry:
         self._ids: dict[Principals, int] = {}
         for acl_id in sorted(sets, reverse=True):
             self._ids[sets[acl_id]] = acl_id  # of several ids for one set the lowest is used
-        self._next = max(sets, default=0) + 1
+        self._next = max(taken, *sets, 0) + 1
         self._new: list[tuple[int, Principals]] = []
 
     def ids_for(self, sets: Iterable[Principals]) -> dict[Principals, int]:

@@ -63,13 +63,13 @@ class BlobStore:
             content: bytes = self._open().cat_file(path)
         except OSError as error:
             raise LakeError(
-                f"blob {key} is missing under {self._root} ({error.__class__.__name__}); touch the document at its "
-                "source so that the next update fetches it again, or restore the folder from a backup"
+                f"blob {key} is missing under {self._root} ({error.__class__.__name__}); run `lockstep update --full`, "
+                "which reads every document again, or restore the folder from a backup"
             ) from error
         if content_hash(content) != key:
             raise LakeError(
-                f"blob {key} under {self._root} is damaged (its bytes have another hash); delete {path} and touch "
-                "the document at its source so that the next update fetches it again"
+                f"blob {key} under {self._root} is damaged (its bytes have another hash); delete {path} and run "
+                "`lockstep update --full`, which reads every document again"
             )
         return content
 

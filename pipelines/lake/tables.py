@@ -6,6 +6,7 @@ What a row means is not known here; see `manifest`, `derive` and `snapshots` for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -186,6 +187,13 @@ class Lake:
         table = self._open(name)
         return [] if table is None else table.history(limit)
 
+    def committed_at(self, name: str, version: int) -> datetime | None:
+        """When a version was committed; None when it is not there, or its log was cleaned up."""
+        limit = self.version(name) - version + 1
+        commits = self.history(name, limit) if version >= 0 and limit > 0 else []
+        found = next((commit.get("timestamp") for commit in commits if commit.get("version") == version), None)
+        return datetime.fromtimestamp(found / 1000, UTC) if isinstance(found, int) else None
+
     # --- internals ---
 
     def _open(self, name: str) -> DeltaTable | None:
@@ -197,7 +205,7 @@ class Lake:
             if self._has_leftovers(name):
                 raise LakeError(
                     f"table {name!r} under {self._root} has data files but no readable Delta log; restore its "
-                    "_delta_log from a backup, or move the folder away so that the table is derived anew"
+                    "_delta_log from a backup, or move the folder away: `lockstep update --full` makes it again"
                 ) from None
             return None
         except (DeltaError, OSError, ValueError) as error:
@@ -264,7 +272,7 @@ def _damaged(name: str, root: str, error: BaseException) -> str:
         advice = "free space on that disk and run the update again: it continues where it stopped"
     else:
         advice = (
-            "restore the folder from a backup; a derived table (elements, chunks, embeddings) may instead be moved "
-            "away, and the next update makes it again"
+            "restore that folder from a backup, or move it away: `lockstep update --full` then makes the table again "
+            "from the sources and the other tables (of audit_log, the history so far is lost)"
         )
     return f"table {name!r} under {root} cannot be used: {text}; {advice}"

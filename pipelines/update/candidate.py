@@ -69,7 +69,7 @@ def build_candidate(
 def _nothing_to_do(project: Project, live: Snapshot, history: list[Snapshot], version: int) -> str:
     """Why the live snapshot is what the manifest asks for; empty when it is not."""
     recipe = project.recipe
-    if (live.recipe_fp, live.model_fp) != (recipe.fingerprint, recipe.model_fp):
+    if (live.recipe_fp, live.model_fp) != (recipe.fingerprint, recipe.model_fp) or lost_manifest(project, live):
         return ""
     if live.manifest_version == version:
         return "the live snapshot is at the manifest's version"
@@ -80,6 +80,19 @@ def _nothing_to_do(project: Project, live: Snapshot, history: list[Snapshot], ve
     if changes is not None and _same_rows(project, changes):
         return "what changed in the manifest changes no row of the index"
     return ""
+
+
+def lost_manifest(project: Project, snapshot: Snapshot) -> bool:
+    """Whether the manifest is no longer the one that a snapshot was built from.
+
+    A table that was lost or restored from a backup counts its versions from there again: the number alone, and the
+    change feed, would then tell of other documents.
+    """
+    lake = project.lake
+    if snapshot.manifest_version > lake.version(manifest.TABLE):
+        return True
+    committed_at = lake.committed_at(manifest.TABLE, snapshot.manifest_version)
+    return committed_at is not None and committed_at > snapshot.created_at
 
 
 def _same_rows(project: Project, changes: ManifestChanges) -> bool:
@@ -110,6 +123,8 @@ def _plan(project: Project, history: list[Snapshot], version: int, *, full: bool
         return rebuild("the slot's snapshot was rejected")
     if state["manifest_version"] > version:
         return rebuild("the slot is ahead of the manifest")
+    if lost_manifest(project, held):
+        return rebuild("the manifest that the slot was built from is gone")
     interrupted = bool(state["building"])
     changes = manifest.changes_between(project.lake, state["manifest_version"], version, in_between=interrupted)
     if changes is None:

@@ -53,7 +53,7 @@ class Examined:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One staged row, and for new content its bytes."""
+    """One staged row, and its bytes where they were read: also of a known document, whose blob may have been lost."""
 
     row: Row
     known: Row | None  # the document's row in the manifest, unless it is new
@@ -84,7 +84,7 @@ def detect_changes(
     started = time.perf_counter()
     lake = project.lake
     version = lake.version(manifest.TABLE)
-    registry = AclRegistry(lake.read("acl_sets"))
+    registry = known_sets(project)
     examined = examine(project, registry, approve_deletions=approve_deletions, thorough=thorough)
     _raise_if_none_is_usable(examined)
     rows: list[Row] = []
@@ -131,6 +131,12 @@ def detect_changes(
         fetched_bytes=fetched_bytes,
         seconds=time.perf_counter() - started,
     )
+
+
+def known_sets(project: Project) -> AclRegistry:
+    """The access sets of the table; an id that a document carries is never given to another set, even if lost there."""
+    ids = project.lake.read(manifest.TABLE, ["acl_id"])["acl_id"]
+    return AclRegistry(project.lake.read("acl_sets"), taken=pc.max(ids).as_py() or 0)
 
 
 def examine(
@@ -245,8 +251,8 @@ def _fetched(one: Examined, look: Row, answer: Fetched, known: Row | None) -> Ch
         return Change(row, known, answer.content, looked_at=True)
     labels = any(known[name] != row[name] for name in ("acl_id", "tenant", "classification", "size_bytes", "etag"))
     if labels or known["modified_at"] not in (None, row["modified_at"]):
-        return Change({**row, "action": "attributes"}, known, None, looked_at=True)
-    return Change({**row, "action": "refresh"}, known, None, looked_at=True)
+        return Change({**row, "action": "attributes"}, known, answer.content, looked_at=True)
+    return Change({**row, "action": "refresh"}, known, answer.content, looked_at=True)
 
 
 def _rows_of(previous: pa.Table, decision: Decision) -> list[Row]:

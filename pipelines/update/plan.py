@@ -10,14 +10,13 @@ import pyarrow.compute as pc
 
 from pipelines.chunking.stage import chunk_stage
 from pipelines.errors import LakeError
-from pipelines.governance.access import AclRegistry
 from pipelines.lake import manifest
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.derive import missing
 from pipelines.lake.schemas import CHUNKS, ELEMENTS
 from pipelines.parsing.stage import parse_stage
 from pipelines.update import stages
-from pipelines.update.changes import examine, fetch_changes, tally
+from pipelines.update.changes import examine, fetch_changes, known_sets, tally
 from pipelines.update.project import Project
 from pipelines.update.reports import PlanReport
 
@@ -44,7 +43,7 @@ def plan(project: Project, *, approve_deletions: bool = False) -> PlanReport:
         )
     }
     held = 0
-    for one in examine(project, AclRegistry(lake.read("acl_sets")), approve_deletions=approve_deletions):
+    for one in examine(project, known_sets(project), approve_deletions=approve_deletions):
         outcome, unread = one.outcome, list[Failure]()
         for change in fetch_changes(one, unread):
             outcome = tally(outcome, change)

@@ -16,6 +16,7 @@ from pipelines.lake.tables import Lake
 from pipelines.update.recipe import Recipe
 
 if TYPE_CHECKING:
+    from pipelines.index.milvus import MilvusIndex
     from pipelines.index.protocol import Index
     from pipelines.update.evidence import Evidence
 
@@ -29,7 +30,8 @@ class Project:
         self.lake = Lake(home.lake)
         self.blobs = BlobStore(home.blobs)
         self.evidence: Evidence | None = None  # of the candidate last looked at; see `evidence.gather`
-        self._index = index
+        self._given = index
+        self._index: MilvusIndex | None = None
 
     @classmethod
     def open(cls, config_path: Path, home: Home) -> Project:
@@ -56,11 +58,15 @@ class Project:
         Raises:
             IndexUnavailable: it cannot be reached or started.
         """
-        if self._index is None:
-            from pipelines.index.milvus import MilvusIndex
-            from pipelines.index.server import ensure_server
+        if self._given is not None:
+            return self._given
+        from pipelines.index.milvus import MilvusIndex
+        from pipelines.index.server import ensure_server
 
-            self._index = MilvusIndex(self.config.milvus.uri or ensure_server(self.home))
+        # Looked at each time (0.5 ms): a step that is tried again must find Milvus Lite although it was killed.
+        uri = self.config.milvus.uri or ensure_server(self.home)
+        if self._index is None or self._index.uri != uri:
+            self._index = MilvusIndex(uri)
         return self._index
 
     @contextmanager

@@ -79,6 +79,12 @@ def _rebuild(project: Project, target: Snapshot, *, run_id: str, progress: Progr
             f"snapshot {target.snapshot_id} is no longer in the index, and was made by another recipe or model than "
             "today's configuration; restore that configuration, or name a snapshot that is still in a slot"
         )
+    if candidate.lost_manifest(project, target):
+        raise SnapshotNotFound(
+            f"snapshot {target.snapshot_id} is no longer in the index, and table 'documents' no longer has the version "
+            f"that it was built from ({target.manifest_version}); restore that table from a backup, or name a snapshot "
+            "that is still in a slot"
+        )
     rebuilt = candidate.rebuild_at(project, target, run_id=run_id, progress=progress)
     results = [*gates.run_gates(project, rebuilt.snapshot_id), gates.same_digest(rebuilt, target)]
     gates.record_gates(project, rebuilt.snapshot_id, results, run_id=run_id)

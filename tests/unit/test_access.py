@@ -196,3 +196,8 @@ def test_reported_readers_fill_what_no_rule_covers():
     reported = pa.chunked_array([[["user:x"], ["user:x"], None, ["user:x"]]], pa.list_(pa.string()))
     registry = AclRegistry(acl_sets((1, ["group:hr"]), (2, ["role:admin"]), (3, ["user:x"])))
     assert labels(("hr/**", ("group:hr",)), registry=registry).acl_ids(uris, reported).tolist() == [1, 3, 2, 3]
+
+
+def test_an_id_that_documents_carry_is_never_given_to_another_set() -> None:
+    registry = AclRegistry(acl_sets((1, ["group:staff"])), taken=7)
+    assert registry.ids_for([("group:hr",), ("group:staff",)]) == {("group:staff",): 1, ("group:hr",): 8}
