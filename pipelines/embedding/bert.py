@@ -44,27 +44,25 @@ class _Layer:
 class BertRuntime:
     """A BERT encoder with mean pooling, read straight from its safetensors file."""
 
-    def __init__(self, folder: Path, dtype: str) -> None:
+    def __init__(self, folder: Path, dtype: str, *, max_tokens: int) -> None:
         """Read the weights and reorder them.
 
         Args:
             folder: a model folder for which `is_supported` holds.
             dtype: "float32" or "bfloat16", of products and attention.
+            max_tokens: longest text that it reads, special tokens included.
         """
         import torch
         from safetensors.torch import load_file
 
         use_available_cores()
         config = read_json(folder / "config.json")
-        self.max_tokens: int = min(
-            int((read_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length") or 1 << 30),
-            int(config["max_position_embeddings"]),
-        )
+        self.max_tokens = max_tokens
         self.dimension: int = config["hidden_size"]
         self._heads: int = config["num_attention_heads"]
         self._epsilon: float = config.get("layer_norm_eps", 1e-12)
         self._dtype: torch.dtype = getattr(torch, dtype)
-        self.tokenize = ModelTokens(folder, self.max_tokens)
+        self.tokenize = ModelTokens(folder, max_tokens)
         loaded = load_file(folder / "model.safetensors")
         weights = {name.removeprefix("bert."): tensor.float() for name, tensor in loaded.items()}
         packed = _can_pack(self._dtype)

@@ -123,17 +123,14 @@ def _load(model: str, backend: str, dtype: Dtype, token_budget: int, fingerprint
 
 
 def _runtime(config: EncoderConfig, folder: Path, dtype: Dtype) -> Runtime:
-    if config.backend == "openvino":
-        from pipelines.embedding.openvino_runtime import OpenVinoRuntime
-
-        return OpenVinoRuntime(
-            folder,
-            dtype,
-            files=files_hash(folder),
-            dimension=dimension(config),
-            max_tokens=load_tokenizer(config).max_tokens,
-        )
     from pipelines.embedding.bert import BertRuntime, is_supported
+    from pipelines.embedding.openvino_runtime import OpenVinoRuntime
     from pipelines.embedding.sentence import SentenceRuntime
 
-    return BertRuntime(folder, dtype) if is_supported(folder) else SentenceRuntime(folder, dtype)
+    max_tokens = load_tokenizer(config).max_tokens
+    if config.backend == "openvino":
+        files = files_hash(folder)
+        return OpenVinoRuntime(folder, dtype, files=files, dimension=dimension(config), max_tokens=max_tokens)
+    if is_supported(folder):
+        return BertRuntime(folder, dtype, max_tokens=max_tokens)
+    return SentenceRuntime(folder, dtype)

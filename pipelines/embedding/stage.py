@@ -36,9 +36,12 @@ class _EncodeStage:
             encoder = encoder or load_encoder(self.config)
             vectors, errors = encoder.try_encode(batch["text"].to_pylist())
             rows = len(vectors)
-            flat = pa.array(vectors.reshape(-1), pa.float32())
-            offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * encoder.dimension)
-            lists = pa.ListArray.from_arrays(offsets, flat)
+            failed = np.isin(np.arange(rows), list(errors))
+            lists = pa.ListArray.from_arrays(
+                pa.array(np.arange(rows + 1, dtype=np.int32) * encoder.dimension),
+                pa.array(vectors.reshape(-1), pa.float32()),
+                mask=pa.array(failed),
+            )
             yield pa.RecordBatch.from_arrays(
                 [
                     batch["text_hash"],
