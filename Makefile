@@ -39,8 +39,11 @@ format: $(STAMP)  ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-ui: $(STAMP)  ## the Dagster web UI on http://127.0.0.1:3000
-	$(BIN)/lockstep ui
+DEMO := $(LOCKSTEP_HOME)/demo
+ui: $(STAMP)  ## the Dagster web UI on http://127.0.0.1:3000: of the demo if it was run, else of lockstep.yaml
+	@if test -f $(DEMO)/lockstep.yaml; \
+	then LOCKSTEP_HOME=$(DEMO)/data $(BIN)/lockstep ui --config $(DEMO)/lockstep.yaml; \
+	else $(BIN)/lockstep ui; fi
 
 bench: $(STAMP)  ## how to run each benchmark
 	@sed -n '/^## Commands/,/^## /p' benchmarks/README.md

@@ -31,7 +31,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def check(lake: Lake, table: str, engine: Any = "great_expectations", data_docs: Path | None = None) -> list[ExpectationOutcome]:
+def check(
+    lake: Lake, table: str, engine: Any = "great_expectations", data_docs: Path | None = None
+) -> list[ExpectationOutcome]:
     return check_table(lake, table, scope="all", run_id="nightly", limits=LIMITS, engine=engine, data_docs=data_docs)
 
 

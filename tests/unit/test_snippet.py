@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pipelines.retrieval.snippet import snippet
 
-BODY = "Daily allowance for meals\n\nYou keep no receipts.\nThe daily allowance for meals is 46 euros.\nBreakfast counts for a fifth."
+BODY = (
+    "Daily allowance for meals\n\nYou keep no receipts.\n"
+    "The daily allowance for meals is 46 euros.\nBreakfast counts for a fifth."
+)
 
 
 def test_the_sentence_that_shares_most_terms_comes_first_and_not_the_heading() -> None:
