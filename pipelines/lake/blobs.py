@@ -22,9 +22,10 @@ class BlobStore:
         self._root = os.fspath(root).rstrip("/")
         self._options = dict(storage_options or {})
         self._fs: fsspec.AbstractFileSystem | None = None
+        self._made: set[str] = set()  # folders that are there: asking again for every blob would take a third of `put`
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_root": self._root, "_options": self._options, "_fs": None}
+        return {"_root": self._root, "_options": self._options, "_fs": None, "_made": set()}
 
     def put(self, content: bytes) -> str:
         """Store bytes and return their content hash; bytes that are already there are not written again.
@@ -37,13 +38,17 @@ class BlobStore:
         fs = self._open()
         temporary = f"{self._root}/incoming/{uuid.uuid4().hex}"
         try:
-            if fs.exists(path) and fs.size(path) == len(content):
+            if self._size(path) == len(content):
                 return key
-            fs.makedirs(f"{self._root}/incoming", exist_ok=True)
-            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            for file in (temporary, path):
+                folder = file.rpartition("/")[0]
+                if folder not in self._made:
+                    fs.makedirs(folder, exist_ok=True)
+                    self._made.add(folder)
             fs.pipe_file(temporary, content)
             fs.mv(temporary, path)
         except OSError as error:
+            self._made.clear()
             if fs.exists(temporary):
                 fs.rm_file(temporary)
             raise LakeError(
@@ -76,6 +81,12 @@ class BlobStore:
     def exists(self, key: str) -> bool:
         """Whether that content is stored."""
         return bool(self._open().exists(self._path(key)))
+
+    def _size(self, path: str) -> int | None:
+        try:
+            return int(self._open().info(path)["size"])
+        except FileNotFoundError:
+            return None
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key[:2]}/{key}"
