@@ -25,7 +25,7 @@ else:
     Materialization = dg.MaterializeResult
 
 OWNERS = ("team:data-platform",)
-WRITER_POOL = "lockstep_writer"  # one run at a time, by deploy/dagster.yaml; also claimed by single steps
+WRITER_POOL = "lockstep_writer"  # one run at a time, by the instance (resources/instance.py); single steps claim it too
 
 _PREVIEW_ROWS = 6
 _CELL_CHARACTERS = 90

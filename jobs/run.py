@@ -46,7 +46,8 @@ class JobOutcome:
     """What one executed job did.
 
     `reports` holds the library's record of each step that ended well, by the step's name (`source_changes`, `elements`,
-    `documents`, `chunks`, `embeddings`, `index_snapshots`, `gates`, `live_index`, `rollback`, `verify`).
+    `documents`, `chunks`, `embeddings`, `index_snapshots`, `gates`, `live_index`, `rollback`, `verify`, and
+    `TABLE_expectations` for each table that has any).
     """
 
     job: str
