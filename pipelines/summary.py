@@ -18,7 +18,7 @@ def of_update(outcome: JobOutcome) -> dict[str, Any]:
     changes, merged = reports.get("source_changes"), reports.get("documents")
     chunks, encoded = reports.get("chunks"), reports.get("embeddings")
     built, promoted = reports.get("index_snapshots"), reports.get("live_index")
-    steps = {name: float(getattr(report, "seconds", 0.0)) for name, report in reports.items()}
+    steps = dict(outcome.step_seconds)
     told: dict[str, Any] = {
         "run_id": outcome.run_id,
         "snapshot_id": built.snapshot_id if built else None,
