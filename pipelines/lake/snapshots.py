@@ -128,19 +128,27 @@ def write_term_statistics(lake: Lake, snapshot_id: str, statistics: TermStatisti
     lake.append("term_statistics", table, run_id=run_id)
 
 
+def find_term_statistics(lake: Lake, snapshot_id: str) -> TermStatistics | None:
+    """The statistics of a snapshot, None if there are none."""
+    table = lake.read("term_statistics", where=pc.field("snapshot_id") == snapshot_id)
+    if table.num_rows == 0:
+        return None
+    return TermStatistics(
+        table["rows"][0].as_py(),
+        table["terms"].combine_chunks().flatten().to_numpy(),
+        table["frequencies"].combine_chunks().flatten().to_numpy(),
+    )
+
+
 def read_term_statistics(lake: Lake, snapshot_id: str) -> TermStatistics:
     """The statistics of a snapshot.
 
     Raises:
         SnapshotNotFound: there are none.
     """
-    table = lake.read("term_statistics", where=pc.field("snapshot_id") == snapshot_id)
-    if table.num_rows == 0:
+    found = find_term_statistics(lake, snapshot_id)
+    if found is None:
         raise SnapshotNotFound(
             f"no term statistics are stored for snapshot {snapshot_id}; run `lockstep update --full`"
         )
-    return TermStatistics(
-        table["rows"][0].as_py(),
-        table["terms"].combine_chunks().flatten().to_numpy(),
-        table["frequencies"].combine_chunks().flatten().to_numpy(),
-    )
+    return found

@@ -56,11 +56,13 @@ def build_candidate(
         if reason:
             return _report(live, built=False, touched=(), reason=reason, started=started)
     plan = _plan(project, history, version, full=full)
-    if plan.changes is None:
-        snapshot = _build_full(project, plan.collection, history, version, run_id, progress)
-        touched: tuple[str, ...] = ()
+    built = plan.changes and _build_difference(project, plan, plan.changes, history, version, run_id, progress)
+    if built:
+        snapshot, touched = built
     else:
-        snapshot, touched = _build_difference(project, plan, plan.changes, history, version, run_id, progress)
+        snapshot, touched = _build_full(project, plan.collection, history, version, run_id, progress), ()
+        if plan.changes:
+            plan = replace(plan, proved=True, reason="the tables no longer tell what the slot holds")
     note = {"snapshot_id": snapshot.snapshot_id, "touched": list(touched) if plan.proved else None}
     staging.write_note(project.home.staging, CANDIDATE_NOTE, note)
     return _report(snapshot, built=True, touched=touched, reason=plan.reason, started=started)
@@ -74,6 +76,7 @@ def _nothing_to_do(project: Project, live: Snapshot, history: list[Snapshot], ve
     if live.manifest_version == version:
         return "the live snapshot is at the manifest's version"
     newer = [s for s in history if s.status == "retired" and s.manifest_version == version]
+    newer = [s for s in newer if not lost_manifest(project, s)]
     if any((s.recipe_fp, s.model_fp) == (recipe.fingerprint, recipe.model_fp) for s in newer):
         return "rolled back on purpose, and nothing has changed since; a full rebuild would bring the newest back"
     changes = manifest.changes_between(project.lake, live.manifest_version, version)
@@ -192,12 +195,16 @@ def _build_difference(
     version: int,
     run_id: str,
     progress: Progress | None,
-) -> tuple[Snapshot, tuple[str, ...]]:
+) -> tuple[Snapshot, tuple[str, ...]] | None:
+    """The candidate and the documents touched; None, with nothing written, when it takes a build from nothing."""
     index, state, collection = project.index(), plan.state, plan.collection
     before, after = ExpectedRows(project, changes.before), ExpectedRows(project, changes.after)
     wanted = after.hashes()
     # What the slot really holds decides what is written: a build that was killed half-way left some of it done.
     held = index.row_hashes(collection, changes.doc_ids)
+    statistics = snapshots.find_term_statistics(project.lake, state["snapshot_id"])
+    if statistics is None or not (state["building"] or held == before.hashes()):
+        return None
     upserts = [
         position
         for position, (key, value) in enumerate(zip(after.chunk_ids, after.row_hashes, strict=True))
@@ -212,7 +219,6 @@ def _build_difference(
         if progress:
             progress(done, total)
     index.delete(collection, deletes)
-    statistics = snapshots.read_term_statistics(project.lake, state["snapshot_id"])
     carried = digest(before.row_hashes, start=state["digest"], subtract=True)
     snapshot = _record(
         project,
