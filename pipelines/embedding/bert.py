@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.embedding.runtime import ModelTokens, TokenIds, Vectors, read_json, use_available_cores
+from pipelines.embedding.runtime import ModelTokens, TokenIds, TorchThreads, Vectors, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class _Layer:
     norm: tuple[Tensor, Tensor]
 
 
-class BertRuntime:
+class BertRuntime(TorchThreads):
     """A BERT encoder with mean pooling, read straight from its safetensors file."""
 
     def __init__(self, folder: Path, dtype: str, *, max_tokens: int) -> None:
@@ -55,7 +55,7 @@ class BertRuntime:
         import torch
         from safetensors.torch import load_file
 
-        use_available_cores()
+        super().__init__()
         config = read_json(folder / "config.json")
         self.max_tokens = max_tokens
         self.dimension: int = config["hidden_size"]

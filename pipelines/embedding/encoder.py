@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,34 @@ class Encoder:
         vectors = np.full((len(texts), self.dimension), np.nan, np.float32)
         errors: dict[int, str] = {}
         ids = self._runtime.tokenize(texts) if texts else []
+        lengths = [len(one) for one in ids]
+        # Few texts are spread over all cores; a batch below 128 tokens would not repay the thread.
+        budget = min(self._budget, max(128, -(-sum(lengths) // self._runtime.streams)))
+        batches = list(pack(lengths, budget))
         done = 0
-        for batch in pack([len(one) for one in ids], self._budget):
-            self._encode_batch(batch, ids, vectors, errors)
-            done += len(batch)
+        for size in self._run(batches, lambda batch: self._encode_batch(batch, ids, vectors, errors)):
+            done += size
             if progress:
                 progress(done, len(texts))
         return vectors, errors
+
+    def _run(self, batches: list[list[int]], encode: Callable[[list[int]], None]) -> Iterator[int]:
+        """Encode all batches, as many at a time as the runtime has streams; the size of each that is done."""
+        streams = min(self._runtime.streams, len(batches))
+        if streams <= 1:
+            for batch in batches:
+                encode(batch)
+                yield len(batch)
+            return
+        pool = ThreadPoolExecutor(streams, "encode", initializer=self._runtime.begin_stream)
+        try:
+            futures = {pool.submit(encode, batch): len(batch) for batch in batches}
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        finally:
+            pool.shutdown(cancel_futures=True)
+            self._runtime.end_streams()
 
     def _encode_batch(self, batch: list[int], ids: list[TokenIds], vectors: Vectors, errors: dict[int, str]) -> None:
         """Encode one batch; when it fails, halve it until the bad text is alone."""

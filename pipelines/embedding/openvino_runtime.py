@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.embedding.runtime import ModelTokens, TokenIds, Vectors, available_cores
+from pipelines.embedding.runtime import ModelTokens, TokenIds, Vectors, cores_to_use
 from pipelines.embedding.sentence import load_sentence_transformer, pad
 from pipelines.errors import ConfigError
 from pipelines.identity import fingerprint
@@ -46,20 +46,27 @@ class OpenVinoRuntime:
                 "or use `backend: torch`"
             ) from error
         self.dimension, self.max_tokens = dimension, max_tokens
+        self.streams = cores_to_use()
         self.tokenize = ModelTokens(folder, max_tokens)
         path = _converted(folder, files, openvino.__version__)
         options = {
             "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[dtype],
-            "INFERENCE_NUM_THREADS": int(os.environ.get("OMP_NUM_THREADS") or available_cores()),
-            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": self.streams,
+            "NUM_STREAMS": self.streams,
         }
         self._compiled = openvino.Core().compile_model(str(path), "CPU", options)
 
     def forward(self, ids: Sequence[TokenIds]) -> Vectors:
         """The model's sentence embeddings of one batch."""
-        # A request of its own for each batch, so that several threads may encode at once.
+        # A request of its own for each batch, because several threads encode at once.
         vectors: Vectors = self._compiled.create_infer_request().infer(list(pad(ids, 0)))[0].copy()
         return vectors
+
+    def begin_stream(self) -> None:
+        """Nothing: OpenVINO keeps each request on a stream of its own."""
+
+    def end_streams(self) -> None:
+        """Nothing."""
 
 
 def cache_folder() -> Path:

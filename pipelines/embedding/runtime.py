@@ -1,4 +1,4 @@
-"""What the encoder asks of a loaded model, whichever library computes it, and the cores it may use.
+"""What the encoder asks of a loaded model, whichever library computes it, and how it uses the cores.
 
 The implementations are `bert` (our own forward pass for the BERT family), `sentence` (sentence-transformers' modules,
 for every other model) and `openvino_runtime` (the optional extra).
@@ -24,6 +24,7 @@ class Runtime(Protocol):
 
     max_tokens: int
     dimension: int
+    streams: int  # batches that may be computed at the same time
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """Token ids of each text, special tokens included, cut at `max_tokens`."""
@@ -34,6 +35,12 @@ class Runtime(Protocol):
         Raises:
             RuntimeError: the batch cannot be computed, for want of memory for example.
         """
+
+    def begin_stream(self) -> None:
+        """Called first in each thread that computes batches beside others."""
+
+    def end_streams(self) -> None:
+        """Called when those threads have ended."""
 
 
 class ModelTokens:
@@ -51,12 +58,36 @@ class ModelTokens:
         return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(list(texts))]
 
 
-def use_available_cores() -> None:
-    """Let torch use as many threads as there are cores for this process; OMP_NUM_THREADS decides where it is set."""
-    if "OMP_NUM_THREADS" not in os.environ:
+class TorchThreads:
+    """How torch spreads over the cores: many batches, each on one core.
+
+    One batch on several cores makes them wait for each other after every operation, spinning; two cores that others
+    used too took twice the processor time for the same batches that way, and a batch a core none.
+    """
+
+    def __init__(self) -> None:
         import torch
 
-        torch.set_num_threads(available_cores())
+        self.streams = cores_to_use()
+        torch.set_num_threads(self.streams)  # a batch that is alone gets all
+
+    def begin_stream(self) -> None:
+        """Keep what this thread computes on one core."""
+        import torch
+
+        torch.set_num_threads(1)
+
+    def end_streams(self) -> None:
+        """Give a batch that is alone all cores again: torch keeps one number for the whole process."""
+        import torch
+
+        torch.set_num_threads(self.streams)
+
+
+def cores_to_use() -> int:
+    """OMP_NUM_THREADS where it is set, else the available cores."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    return int(chosen) if chosen.isdigit() and int(chosen) else available_cores()
 
 
 def available_cores(control_group: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.embedding.runtime import TokenIds, Vectors, use_available_cores
+from pipelines.embedding.runtime import TokenIds, TorchThreads, Vectors
 
 
 def load_sentence_transformer(folder: Path, dtype: str) -> Any:
@@ -29,13 +29,13 @@ def load_sentence_transformer(folder: Path, dtype: str) -> Any:
     ).eval()
 
 
-class SentenceRuntime:
+class SentenceRuntime(TorchThreads):
     """A model run by sentence-transformers, padded to the longest text of each batch."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         """Load the model."""
+        super().__init__()
         self._model = load_sentence_transformer(folder, dtype)
-        use_available_cores()
         self._tokenizer = self._model.tokenizer
         self._prompt: str = (self._model.prompts or {}).get(self._model.default_prompt_name, "")
         self.max_tokens = int(self._model.max_seq_length)

@@ -127,6 +127,15 @@ def test_a_vector_does_not_depend_on_its_neighbours_in_the_batch() -> None:
     assert np.abs(encoder.encode(texts) - alone).max() < 1e-5
 
 
+def test_encoding_leaves_torch_with_the_threads_that_it_had() -> None:
+    import torch
+
+    encoder = load_encoder(EncoderConfig(dtype="float32"))
+    torch.set_num_threads(encoder._runtime.streams)
+    encoder.encode(made_texts(40, 100))
+    assert torch.get_num_threads() == encoder._runtime.streams
+
+
 def test_openvino_gives_the_same_vectors_and_converts_once(
     tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,8 +19,17 @@ class Recording:
     max_tokens = 1_000
     dimension = 3
 
-    def __init__(self) -> None:
+    def __init__(self, streams: int = 1) -> None:
+        self.streams = streams
         self.batches: list[list[int]] = []
+        self.begun: set[int] = set()
+        self.ended = 0
+
+    def begin_stream(self) -> None:
+        self.begun.add(threading.get_ident())
+
+    def end_streams(self) -> None:
+        self.ended += 1
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         return [[int(word) for word in text.split()] for text in texts]
@@ -94,3 +104,33 @@ def test_progress_counts_every_text_once() -> None:
     seen: list[tuple[int, int]] = []
     encoder(Recording()).encode([text(1)] * 25, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(10, 25), (20, 25), (25, 25)]
+
+
+def test_streams_share_the_batches_and_give_the_same_vectors() -> None:
+    texts = [text(1 + n % 7, 1 + n % 40) for n in range(300)]
+    texts[17] = text(BAD, 30)
+    alone, failed = encoder(Recording()).try_encode(texts)
+    runtime = Recording(streams=3)
+    seen: list[int] = []
+    vectors, errors = encoder(runtime).try_encode(texts, progress=lambda done, total: seen.append(done))
+    assert np.array_equal(vectors, alone, equal_nan=True)
+    assert errors == failed
+    assert 1 <= len(runtime.begun) <= 3
+    assert runtime.ended == 1
+    assert seen == sorted(seen)
+    assert seen[-1] == 300
+
+
+def test_few_texts_are_spread_over_the_streams() -> None:
+    runtime = Recording(streams=2)
+    encoder(runtime, budget=10_000).encode([text(1, 100)] * 6)
+    assert sorted(len(batch) for batch in runtime.batches) == [3, 3]
+
+
+def test_a_failure_that_is_no_texts_fault_ends_the_encoding() -> None:
+    class Broken(Recording):
+        def forward(self, ids: Sequence[TokenIds]) -> Vectors:
+            raise KeyError("a defect")
+
+    with pytest.raises(KeyError):
+        encoder(Broken(streams=2)).encode([text(1, 100)] * 6)
