@@ -17,6 +17,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pipelines.errors import LakeError
+from pipelines.lake.open_tables import OpenTables
 from pipelines.lake.schemas import TABLES
 
 _T = TypeVar("_T")
@@ -34,13 +35,14 @@ _MERGED = frozenset({"documents", "index_snapshots", "dead_letters"})
 class Lake:
     """The tables under one folder or object-store prefix.
 
-    A table that was never written reads as empty and has version -1. Tables are opened anew for each call, so
-    that a reader sees what another process committed.
+    A table that was never written reads as empty and has version -1. Each call looks whether the table's log has
+    changed, so that a reader sees what another process committed.
     """
 
     def __init__(self, root: Path | str, *, storage_options: Mapping[str, str] | None = None) -> None:
         self._root = str(root).rstrip("/")
         self._options = dict(storage_options or {})
+        self._tables = OpenTables(self._options)
 
     def uri(self, name: str) -> str:
         """Address of a table's folder."""
@@ -200,7 +202,7 @@ class Lake:
         if name not in TABLES:
             raise LakeError(f"no table is called {name!r}; there are: {', '.join(TABLES)}")
         try:
-            return DeltaTable(self.uri(name), storage_options=self._options or None)
+            return self._tables.table(self.uri(name))
         except TableNotFoundError:
             if self._has_leftovers(name):
                 raise LakeError(
@@ -231,8 +233,6 @@ class Lake:
         table = self._open(name)
         if table is None:
             return ds.dataset(TABLES[name].empty_table())
-        if version is not None and version != table.version():
-            table.load_as_version(version)
         stored = {field.name for field in table.schema().fields}
         lacking = set(TABLES[name].names) - stored
         if lacking:
@@ -241,7 +241,7 @@ class Lake:
                 "version of Lockstep; use a new LOCKSTEP_HOME, or move the table away so that it is derived anew"
             )
         # Our own schema: a merge writes files whose strings would else read back as views, which have few kernels.
-        return table.to_pyarrow_dataset(schema=TABLES[name])
+        return self._tables.dataset(self.uri(name), TABLES[name], version)
 
     def _checked(self, name: str, rows: pa.Table) -> pa.Table:
         schema = TABLES[name]

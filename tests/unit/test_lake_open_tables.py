@@ -1,0 +1,81 @@
+"""Tables that are kept open never show an older state than the disk holds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from pipelines.lake.open_tables import OpenTables
+
+SCHEMA = pa.schema([("number", pa.int64())])
+
+
+def _write(folder: Path, *numbers: int) -> None:
+    write_deltalake(str(folder), pa.table({"number": list(numbers)}, SCHEMA), mode="append")
+
+
+def _numbers(tables: OpenTables, folder: Path, version: int | None = None) -> list[int]:
+    return sorted(tables.dataset(str(folder), SCHEMA, version).to_table()["number"].to_pylist())
+
+
+def test_a_table_is_opened_once_while_nobody_commits(tmp_path: Path) -> None:
+    _write(tmp_path, 1)
+    tables = OpenTables()
+    assert tables.table(str(tmp_path)) is tables.table(str(tmp_path))
+    assert tables.dataset(str(tmp_path), SCHEMA) is tables.dataset(str(tmp_path), SCHEMA)
+
+
+def test_what_another_process_committed_is_seen_at_once(tmp_path: Path) -> None:
+    _write(tmp_path, 1)
+    tables = OpenTables()
+    for number in range(2, 6):
+        assert _numbers(tables, tmp_path) == list(range(1, number))
+        _write(tmp_path, number)
+    assert tables.table(str(tmp_path)).version() == 4
+
+
+def test_an_earlier_version_leaves_the_newest_as_it_is(tmp_path: Path) -> None:
+    _write(tmp_path, 1)
+    _write(tmp_path, 2)
+    tables = OpenTables()
+    assert _numbers(tables, tmp_path, 0) == [1]
+    assert _numbers(tables, tmp_path) == [1, 2]
+
+
+def test_another_table_in_the_same_place_is_another_table(tmp_path: Path) -> None:
+    folder, other = tmp_path / "table", tmp_path / "other"
+    for number in (1, 2, 3):
+        _write(folder, number)
+    for number in (7, 8, 9, 10):
+        _write(other, number)
+    tables = OpenTables()
+    assert _numbers(tables, folder) == [1, 2, 3]
+    shutil.rmtree(folder)
+    other.rename(folder)
+    assert _numbers(tables, folder) == [7, 8, 9, 10]
+
+
+def test_a_log_that_was_put_back_is_read_anew(tmp_path: Path) -> None:
+    for number in (1, 2):
+        _write(tmp_path, number)
+    tables = OpenTables()
+    assert _numbers(tables, tmp_path) == [1, 2]
+    (tmp_path / "_delta_log" / f"{1:020}.json").unlink()
+    assert _numbers(tables, tmp_path) == [1]
+
+
+def test_damage_and_loss_are_noticed_in_an_open_table(tmp_path: Path) -> None:
+    _write(tmp_path, 1)
+    tables = OpenTables()
+    assert isinstance(tables.table(str(tmp_path)), DeltaTable)
+    (tmp_path / "_delta_log" / f"{0:020}.json").write_text("{not json")
+    with pytest.raises(DeltaError):
+        tables.table(str(tmp_path))
+    shutil.rmtree(tmp_path)
+    with pytest.raises(TableNotFoundError):
+        tables.table(str(tmp_path))
