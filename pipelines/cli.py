@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,6 +68,20 @@ def main() -> None:
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+
+
+@contextmanager
+def _writing(home: Home) -> Iterator[None]:
+    """Let a data folder that cannot be written (full, read-only) be a message: Dagster's history stops on it, too."""
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except (OSError, DBAPIError) as error:
+        raise LockstepError(
+            f"writing under {home.root}: {getattr(error, 'orig', None) or error}; free space on that disk and make the "
+            "folder writable, then run the command again: it continues where it stopped"
+        ) from error
 
 
 def _console(as_json: bool) -> Console:
@@ -143,12 +158,13 @@ def update(config_path: Path, as_json: bool, full: bool, approve_deletions: bool
     from jobs.run import run_job
     from pipelines.definitions import defs
 
-    with progress_bars() as bars:
+    home = Home.from_environment()
+    with progress_bars() as bars, _writing(home):
         outcome = run_job(
             defs,
             "nightly_rebuild" if full else "incremental_update",
             config_path,
-            Home.from_environment(),
+            home,
             writer={"approve_deletions": approve_deletions, "max_retries": 1, "retry_delay_seconds": 1.0},
             on_progress=bars.update,
         )

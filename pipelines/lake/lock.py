@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -9,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
-from pipelines.errors import WriterBusy
+from pipelines.errors import LakeError, WriterBusy
 
 
 @contextmanager
@@ -19,9 +21,9 @@ def writer_lock(path: Path, *, run_id: str, purpose: str) -> Iterator[None]:
 
     Raises:
         WriterBusy: somebody else holds it; the message names the process, the run and since when.
+        LakeError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with _opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -30,14 +32,23 @@ def writer_lock(path: Path, *, run_id: str, purpose: str) -> Iterator[None]:
                 f"another writer holds {path}: {_describe(file.read())}; wait until it ends, or stop it, then run this "
                 "again (the lock goes with the process that holds it)"
             ) from None
-        file.truncate(0)
-        file.write(
-            json.dumps(
-                {"pid": os.getpid(), "run_id": run_id, "purpose": purpose, "since": datetime.now(UTC).isoformat()}
-            )
-        )
-        file.flush()
+        holder = {"pid": os.getpid(), "run_id": run_id, "purpose": purpose, "since": datetime.now(UTC).isoformat()}
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its record
+            file.truncate(0)
+            file.write(json.dumps(holder))
+            file.flush()
         yield
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise LakeError(
+            f"opening the writer lock {path}: {error}; free space on that disk, make the folder writable, or name "
+            "another one with LOCKSTEP_HOME"
+        ) from error
 
 
 def lock_holder(path: Path) -> str | None:

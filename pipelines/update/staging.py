@@ -7,7 +7,8 @@ update can never apply what it saw long ago.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,29 @@ _CHANGES = "changes.arrow"
 _NOTES = "notes.json"
 
 
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A scratch file that takes the place of `path` when the block ends well."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise LakeError(
+            f"staging {path}: {error}; free space on that disk and make the folder writable, then run the update again"
+        ) from error
+
+
 def write_changes(folder: Path, rows: pa.Table, *, manifest_version: int) -> None:
     """Replace the staged changes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / (_CHANGES + ".new")
     table = rows.cast(STAGED).replace_schema_metadata({"manifest_version": str(manifest_version)})
-    with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+    with (
+        _replacing(folder / _CHANGES) as temporary,
+        pa.OSFile(str(temporary), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
         writer.write_table(table)
-    temporary.replace(folder / _CHANGES)
 
 
 def read_changes(folder: Path, *, manifest_version: int) -> pa.Table:
@@ -73,10 +89,8 @@ def read_changes(folder: Path, *, manifest_version: int) -> pa.Table:
 
 def write_note(folder: Path, name: str, value: Mapping[str, Any]) -> None:
     """Replace one small JSON record."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{name}.{_NOTES}.new"
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    temporary.replace(folder / f"{name}.{_NOTES}")
+    with _replacing(folder / f"{name}.{_NOTES}") as temporary:
+        temporary.write_text(json.dumps(value), encoding="utf-8")
 
 
 def read_note(folder: Path, name: str) -> dict[str, Any]:
