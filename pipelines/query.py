@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipelines.config import LexicalConfig
+from pipelines.errors import SnapshotNotFound
 from pipelines.governance.access import acl_ids_for
 from pipelines.index.protocol import State
 from pipelines.lake import snapshots
@@ -46,6 +47,10 @@ class Asker:
         """
         acl_ids = acl_ids_for(principals, self._project.lake.read("acl_sets"))
         if not acl_ids:
+            if principals and self._project.lake.version(snapshots.TABLE) < 0:
+                raise SnapshotNotFound(
+                    f"index {self._project.alias!r} has no live snapshot; run `lockstep update` first"
+                )
             return Answer(None, [[] for _ in texts])
         retriever = Retriever(self._project.index(), candidates=max(self._candidates, k), rrf_k=self._rrf_k)
         hits = []
