@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.home import Home
-from tests.integration._commit_points import How, Points
+from tests.integration._commit_points import How, Points, strike
 
 EVERYBODY = ("group:staff", "group:hr", "group:works-council")
 
@@ -23,12 +23,17 @@ def prepare() -> None:
     import pipelines.update.rollback  # noqa: F401
     import tests.updating  # noqa: F401
     from pipelines.definitions import defs
-    from pipelines.parsing import stage
     from pipelines.parsing.parser import load
 
     defs.resolve_job_def("incremental_update")
     for media_type in ("text/markdown", "text/plain", "application/pdf"):
         load(media_type)
+
+
+def parse_here() -> None:
+    """Let this process parse in itself."""
+    from pipelines.parsing import stage
+
     stage.Pool = _ParsingHere  # type: ignore[misc, assignment]
 
 
@@ -77,17 +82,71 @@ def points_of(action: str, config: str, home: str, slots: dict[str, Any], **argu
     return points.passed
 
 
-def dying(action: str, config: str, home: str, die_at: str, how: How, slots: dict[str, Any], **arguments: Any) -> None:
-    """Put the index into its state, then run until the process kills itself."""
-    put_slots_back(config, home, slots)
-    Points(die_at, how)
+def dying(
+    action: str,
+    config: str,
+    home: str,
+    at: str,
+    how: How = "before",
+    slots: dict[str, Any] | None = None,
+    victim: int | None = None,
+    **arguments: Any,
+) -> None:
+    """Put the index into its state, then run until the process, or the given one, is killed."""
+    if slots is not None:
+        put_slots_back(config, home, slots)
+    Points(at, how, lambda: strike("SIGKILL", victim))
     globals()[action](config, home, **arguments)
+
+
+def command(
+    arguments: list[str],
+    environ: dict[str, str],
+    output: str,
+    at: str | None = None,
+    strike_by: str = "SIGKILL",
+    victim: int | None = None,
+    meanwhile: list[str] | None = None,
+) -> int:
+    """`lockstep ARGUMENTS` with all that belongs to it; returns its exit status. Output goes to `output`.out and .err.
+
+    At the point `at` a signal is sent to this process or to `victim`; or another command is run, to its end.
+    """
+    import os
+    import subprocess
+    import sys
+
+    from pipelines.cli import main
+
+    for number, kind in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{output}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(environ)
+
+    def act() -> None:
+        if meanwhile is None:
+            strike(strike_by, victim)
+        else:
+            other = [sys.executable, "-m", "pipelines.cli", *meanwhile]
+            done = subprocess.run(other, capture_output=True, text=True)
+            Path(f"{output}.meanwhile").write_text(f"{done.returncode}\n{done.stderr}", encoding="utf-8")
+
+    if at is not None:
+        Points(at, act=act)
+    try:
+        main(arguments, prog_name="lockstep")
+    except SystemExit as exited:
+        return exited.code if isinstance(exited.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
 
 
 def update(config: str, home: str, *, full: bool = False) -> dict[str, Any]:
     """A whole update."""
     from tests.updating import update as run
 
+    parse_here()
     done = run(_project(config, home), "run", full=full)
     return {
         "snapshot_id": done.promotion.snapshot_id,
@@ -116,6 +175,7 @@ def clean_digest(config: str, home: str) -> str:
     from tests.fakes.index import FakeIndex
     from tests.updating import update as run
 
+    parse_here()
     return run(Project(load_config(Path(config)), Home(Path(home)), index=FakeIndex()), full=True).candidate.digest
 
 

@@ -13,18 +13,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 How: TypeAlias = Literal["before", "half-way"]
 
 
-class Points:
-    """The points that this process passes, in order; patches the library once, for good."""
+def strike(by: str, victim: int | None = None) -> None:
+    """Send a signal to this process, or to another one and wait for its end."""
+    if victim is None:
+        os.kill(os.getpid(), signal.Signals[by])
+        return
+    process = psutil.Process(victim)
+    process.send_signal(signal.Signals[by])
+    psutil.wait_procs([process])
 
-    def __init__(self, die_at: str | None = None, how: How = "before") -> None:
+
+class Points:
+    """The points that this process passes, in order; patches the library once, for good.
+
+    When it comes to the point `at`, it calls `act`, which kills it.
+    """
+
+    def __init__(
+        self, at: str | None = None, how: How = "before", act: Callable[[], None] = lambda: strike("SIGKILL")
+    ) -> None:
         self.passed: list[str] = []
-        self._die_at, self._how = die_at, how
+        self._wanted, self._how, self._act = at, how, act
         self._seen: Counter[str] = Counter()
         self._patch_tables()
         self._patch_files()
@@ -34,10 +50,10 @@ class Points:
         self._seen[name] += 1
         point = name if self._seen[name] == 1 else f"{name} #{self._seen[name]}"
         self.passed.append(point)
-        if point == self._die_at:
+        if point == self._wanted:
             if self._how == "half-way":
                 half()
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._act()
         return write()
 
     def _patch_tables(self) -> None:

@@ -129,17 +129,11 @@ class Stages:
     ) -> tuple[Path, Ended]:
         """The data folder that a run leaves which is killed at that point, and how it ended."""
         home = self.home_as_in(begin)
-        ended = self._server.run(
-            "dying",
-            action=action,
-            config=config,
-            home=str(home),
-            die_at=point,
-            how=how,
-            slots=begin.slots,
-            **arguments,
-        )
-        return home, ended
+        return home, self.killed_in(home, action, config, point, how, slots=begin.slots, **arguments)
+
+    def killed_in(self, home: Path, action: str, config: str, point: str, how: How, **arguments: Any) -> Ended:
+        """The same, in a data folder that is there, on the index as it is unless `slots` are given."""
+        return self._server.run("dying", action=action, config=config, home=str(home), at=point, how=how, **arguments)
 
     def run(self, action: str, config: str, home: Path, **arguments: Any) -> Ended:
         """One action on a case's data folder."""

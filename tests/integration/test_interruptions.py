@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.home import Home
-from pipelines.index.server import ensure_server, stop_server
 from tests.integration._commit_points import How
-from tests.integration._forkserver import ForkServer, fork_server
+from tests.integration._desk import Desk, desk_in
+from tests.integration._forkserver import ForkServer
 from tests.integration._stages import Stages, State
 
 pytestmark = pytest.mark.integration
@@ -107,20 +106,6 @@ def cases(points: list[str], halves: Iterable[str] | None = None) -> list[object
         if point in divided:
             found.append(pytest.param(point, "half-way", id=f"half-way through {point}"))
     return found
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    with fork_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def stages(server: ForkServer, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Stages]:
-    folder = tmp_path_factory.mktemp("interruptions")
-    home = Home(folder / "milvus")
-    yield Stages(server, folder, ensure_server(home, linger=False), tiny_model)
-    stop_server(home)
 
 
 def without_repeats(points: list[str]) -> list[str]:
@@ -222,3 +207,53 @@ def test_the_gates_look_at_what_a_killed_update_wrote(stages: Stages, point: str
     assert found["before"] == second.visible
     assert slot in found["collection"], "the rejected slot was built from nothing"
     check_recovered(found, third)
+
+
+# --- the command itself, with Dagster around the steps and worker processes for the parsing ---
+
+
+@pytest.fixture(scope="module")
+def desk(server: ForkServer, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Desk]:
+    with desk_in(server, tmp_path_factory.mktemp("desk"), tiny_model) as found:
+        found.write(leave_md="# Leave\n\nThirty days.\n", travel_md="# Travel\n\nBy train.\n")
+        found.update()
+        yield found
+
+
+@pytest.mark.parametrize("point", ["put blob", "append elements", "append embeddings", "index upsert"])
+def test_ctrl_c_ends_the_command_with_a_word_and_the_next_update_goes_on(desk: Desk, point: str) -> None:
+    before = desk.visible()
+    desk.edit()
+    told = desk.lockstep("update", at=point, strike_by="SIGINT")
+    assert told.status in (1, 130)
+    assert "interrupted" in told.err
+    assert "next update goes on" in told.err
+    assert "Traceback" not in told.err
+    assert desk.visible() == before
+    desk.update()
+    desk.check_in_step()
+
+
+@pytest.mark.parametrize("point", ["append chunks", "index point_alias"])
+def test_a_killed_command_holds_nothing_and_the_next_goes_on(desk: Desk, point: str) -> None:
+    before = desk.visible()
+    desk.edit()
+    assert desk.lockstep("update", at=point).status == -signal.SIGKILL
+    assert desk.visible() == before
+    told = desk.lockstep("update", "--json")
+    assert told.status == 0, told.err
+    assert told.json["promoted"]
+    desk.check_in_step()
+
+
+def test_a_second_update_is_told_who_writes_and_the_first_ends_well(desk: Desk) -> None:
+    desk.edit()
+    told = desk.lockstep("update", at="append elements", meanwhile=["update", "--config", str(desk.config)])
+    assert told.status == 0, told.err
+    status, _, message = (desk.folder / "terminal.meanwhile").read_text(encoding="utf-8").partition("\n")
+    assert status == "1"
+    assert str(desk.home.writer_lock) in message
+    assert "incremental_update" in message
+    assert "wait until it ends" in message
+    assert "Traceback" not in message
+    desk.check_in_step()

@@ -1,0 +1,29 @@
+"""What the tests of whole updates share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.home import Home
+from pipelines.index.server import ensure_server, stop_server
+from tests.integration._forkserver import ForkServer, fork_server
+from tests.integration._stages import Stages
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ForkServer]:
+    """Runs parts of the library, or the whole command, each in a process of its own."""
+    with fork_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stages(server: ForkServer, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Stages]:
+    """Three states of one corpus, on one Milvus Lite process that all runs share."""
+    folder = tmp_path_factory.mktemp("stages")
+    home = Home(folder / "milvus")
+    yield Stages(server, folder, ensure_server(home, linger=False), tiny_model)
+    stop_server(home)
