@@ -1,4 +1,4 @@
-"""The yardstick: sentence-transformers' own `encode` with its defaults (float32, batches of 32), and nothing around it."""
+"""The yardstick: sentence-transformers' own `encode` with its defaults (float32, batches of 32), nothing around it."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -57,9 +57,9 @@ def _access() -> list[dict[str, object]]:
     return [{"match": "**", "readers": [READERS["staff"]]}]
 
 
-def _write(folder: Path, source: dict[str, object], sections: dict[str, object]) -> Path:
+def _write(folder: Path, source: Mapping[str, object], sections: Mapping[str, object]) -> Path:
     path = folder / "lockstep.yaml"
-    path.write_text(yaml.safe_dump({"index": "bench", "sources": [source], **sections}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"index": "bench", "sources": [dict(source)], **sections}), encoding="utf-8")
     return path
 
 

@@ -66,14 +66,25 @@ def main() -> None:
                 run[name]["ratio"] = run[name]["seconds"] / run["bare"]
             runs.append(run)
             if not options.json:
-                print(f"repetition {repetition + 1}: {len(texts)} texts", {n: round(run[n]["ratio"], 3) for n in kinds}, flush=True)
+                print(
+                    f"repetition {repetition + 1}: {len(texts)} texts",
+                    {n: round(run[n]["ratio"], 3) for n in kinds},
+                    flush=True,
+                )
     ratios = {name: statistics.median(run[name]["ratio"] for run in runs) for name in kinds}
     steps = list(runs[0]["default"]["steps"])
     lines = [
         f"{len(texts)} distinct chunk texts; bare encode {statistics.median(run['bare'] for run in runs):.1f} s",
         measuring.table(
             [
-                [name, resolve_dtype(kinds[name]), *(statistics.median(r[name][key] for r in runs) for key in ("seconds", "cpu", "index_cpu", "ratio"))]
+                [
+                    name,
+                    resolve_dtype(kinds[name]),
+                    *(
+                        statistics.median(r[name][key] for r in runs)
+                        for key in ("seconds", "cpu", "index_cpu", "ratio")
+                    ),
+                ]
                 for name in kinds
             ],
             ["configuration", "arithmetic", "seconds", "cpu s", "index cpu s", "ratio to bare encode"],

@@ -80,7 +80,9 @@ def _count_writes(stack: ExitStack) -> list[str]:
     for name in WRITES:
         original = getattr(MilvusIndex, name)
 
-        def counted(self: MilvusIndex, *args: object, _name: str = name, _original: object = original, **options: object) -> object:
+        def counted(
+            self: MilvusIndex, *args: object, _name: str = name, _original: object = original, **options: object
+        ) -> object:
             called.append(_name)
             return _original(self, *args, **options)  # type: ignore[operator]
 

@@ -26,12 +26,12 @@ SIZES = (10_000, 30_000, 100_000)
 EDITED = 100
 
 
-def write(path: Path, count: int, *, edited: int = 0) -> None:
-    """The records, the first of them with a sentence more."""
+def write(path: Path, count: int, *, edited: int = 0, addition: str = "") -> None:
+    """The records, the first of them with something added."""
     with path.open("w", encoding="utf-8") as file:
         for number, record in enumerate(corpora.short_documents(count)):
             if number < edited:
-                record["text"] += " Something was added here."
+                record["text"] += addition
             file.write(json.dumps(record) + "\n")
 
 
@@ -66,11 +66,10 @@ def build(folder: Path, count: int, profile: Path | None) -> dict[str, Any]:
     }
     with measuring.PeakMemory(home) as memory:
         result["nothing_changed"] = job.update(config, home).took.wall
-        write(records, count, edited=EDITED)
         for name in ("edited_first", "edited"):
+            write(records, count, edited=EDITED, addition=f" Something was added: {name}.")
             done = job.update(config, home)
             result[name] = {"seconds": done.took.wall, "encoded": done.encoded.encoded, "steps": done.steps}
-            write(records, count)
     result["memory_of_updates"] = {name: getattr(memory, name) for name in ("own", "index")}
     return result
 

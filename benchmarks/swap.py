@@ -47,7 +47,11 @@ def main() -> None:
         [name, sorted(values)[len(values) // 2], max(values)]
         for name, values in (("swap", swaps), ("swap of a rollback", back), ("whole rollback", whole))
     ]
-    lines = [f"{options.rounds} of each, {options.documents:,} documents", "", measuring.table(rows, ["what", "median s", "longest s"])]
+    lines = [
+        f"{options.rounds} of each, {options.documents:,} documents",
+        "",
+        measuring.table(rows, ["what", "median s", "longest s"]),
+    ]
     measuring.tell({"swap": swaps, "rollback_swap": back, "rollback": whole}, lines, as_json=options.json)
 
 
