@@ -420,3 +420,7 @@ def completion(shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(main, {}, "lockstep", "_LOCKSTEP_COMPLETE").source())
+
+
+if __name__ == "__main__":
+    main()
