@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -186,7 +187,10 @@ class MilvusIndex:
         """See `Index.rows`."""
         fields = list(STORED_SCALARS)
         found = self._all(collection, fields) if doc_ids is None else self._of(collection, "doc_id", doc_ids, fields)
-        return pa.Table.from_pylist(list(found), schema=SCALAR_ROW).sort_by("chunk_id")
+        tables = [SCALAR_ROW.empty_table()]
+        while page := list(islice(found, _PAGE_ROWS)):  # as dictionaries rows are six times as large
+            tables.append(pa.Table.from_pylist(page, schema=SCALAR_ROW))
+        return pa.concat_tables(tables).sort_by("chunk_id")
 
     def fetch(self, collection: str, chunk_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """See `Index.fetch`."""

@@ -25,6 +25,8 @@ _INTEGERS = ("acl_id", "body_start")  # body_start: characters of `text` before 
 # The order is part of the hash; a field that joins or leaves changes every row_hash, and so every digest.
 HASHED_FIELDS = ("chunk_id", *sorted(_STRINGS + _INTEGERS))
 
+_PORTION_ROWS = 4_096  # rows whose texts are Python strings at a time
+
 MAX_STRING_BYTES = 65_535  # Milvus's limit of a VARCHAR, in UTF-8 bytes
 
 INDEX_ROW = pa.schema(
@@ -55,5 +57,9 @@ def row_hash(fields: Mapping[str, object], model_fp: str) -> str:
 
 def row_hashes(rows: pa.Table, model_fp: str) -> list[str]:
     """`row_hash` of every row of a table that has at least `HASHED_FIELDS`, in its order."""
-    columns = [rows[name].to_pylist() for name in HASHED_FIELDS]
-    return [identity.row_hash([*map(str, values), model_fp]) for values in zip(*columns, strict=True)]
+    hashes: list[str] = []
+    for start in range(0, rows.num_rows, _PORTION_ROWS):
+        portion = rows.slice(start, _PORTION_ROWS)
+        columns = [portion[name].to_pylist() for name in HASHED_FIELDS]
+        hashes += [identity.row_hash([*map(str, values), model_fp]) for values in zip(*columns, strict=True)]
+    return hashes
