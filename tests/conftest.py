@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,3 +16,15 @@ from tests.tiny_model import write_tiny_model
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder for `encoder.model`, when a test needs a real encoder and not its quality."""
     return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+    """Where LOCKSTEP_REQUIRE_INTEGRATION is set, as CI does, an integration test that skips has failed."""
+    del call
+    outcome: Any = yield
+    report = outcome.get_result()
+    required = os.environ.get("LOCKSTEP_REQUIRE_INTEGRATION") and item.get_closest_marker("integration")
+    if report.skipped and required:
+        report.outcome = "failed"
+        report.longrepr = f"an integration test must not be skipped here: {report.longrepr}"
