@@ -173,7 +173,7 @@ def update(config_path: Path, as_json: bool, full: bool, approve_deletions: bool
     for message in summary.complaints(outcome):
         console.note(message)
     if not summary.went_well(outcome):
-        click.get_current_context().exit(1)
+        click.get_current_context().exit(2 if isinstance(outcome.error, _USAGE) else 1)
 
 
 @main.command()

@@ -61,4 +61,11 @@ def live_snapshot(project: Project) -> Snapshot:
     state = index.read_state(collection) if collection is not None and index.exists(collection) else None
     if not state:
         raise SnapshotNotFound(f"index {project.alias!r} has no live snapshot; run `lockstep update` first")
-    return snapshots.find(snapshots.history(project.lake, project.alias), state["snapshot_id"])
+    history = snapshots.history(project.lake, project.alias)
+    found = next((s for s in history if s.snapshot_id == state["snapshot_id"]), None)
+    if found is None:
+        raise SnapshotNotFound(
+            f"collection {collection} holds snapshot {state['snapshot_id']}, of which table 'index_snapshots' knows "
+            "nothing (was it lost?); run `lockstep update`, which builds a new one"
+        )
+    return found
