@@ -55,6 +55,9 @@ class OpenVinoRuntime:
             "NUM_STREAMS": self.streams,
         }
         self._compiled = openvino.Core().compile_model(str(path), "CPU", options)
+        # OpenVINO's binding finds numpy at its first use, and two threads that come first together wait for ever: one
+        # holds the interpreter's lock, the other that of the binding (openvino 2026.4).
+        self.forward([[0]])
 
     def forward(self, ids: Sequence[TokenIds]) -> Vectors:
         """The model's sentence embeddings of one batch."""

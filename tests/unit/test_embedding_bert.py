@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,20 @@ def test_openvino_gives_the_same_vectors_and_converts_once(
     kept = [path.name for path in (tmp_path / "cache" / "openvino").iterdir()]
     assert len(kept) == 1
     assert not kept[0].startswith(".")
+
+
+def test_openvino_can_be_used_first_from_several_threads(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="the extra lockstep[openvino] is not installed")
+    code = (
+        "import sys; from pipelines.config import EncoderConfig; from pipelines.embedding.encoder import load_encoder;"
+        "encoder = load_encoder(EncoderConfig(model=sys.argv[1], backend='openvino', dtype='float32'));"
+        "encoder._runtime.streams = 4; print(encoder.encode(['word1 word2 word3'] * 500).shape)"
+    )
+    settings = {**os.environ, "LOCKSTEP_CACHE": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tiny())], env=settings, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert found.stdout.strip() == "(500, 32)", found.stderr
 
 
 def test_openvino_says_which_folder_it_cannot_write(
