@@ -6,6 +6,7 @@ folder talks to the same one. It listens on the loopback interface, on a port th
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import json
@@ -32,6 +33,14 @@ _LOG_BYTES = 10 * 1024 * 1024
 
 _lifelines: list[int] = []  # write ends; closed by the system when this process ends
 _started: list[subprocess.Popen[bytes]] = []  # kept, or Python warns that they still run
+
+
+@atexit.register
+def _let_go() -> None:
+    """Index processes outlive their starter on purpose; without this Python warns of each at its end."""
+    for process in _started:
+        if process.poll() is None:
+            process.returncode = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,8 @@ def stop_server(home: Home) -> bool:
         return False
     with _starting(home.index):
         _stop(home.index, record)
+    for process in _started:
+        process.poll()  # one that this process started would else stay as a zombie
     return True
 
 

@@ -25,7 +25,7 @@ def test_an_empty_document_is_stored(tmp_path: Path) -> None:
 
 
 def test_a_missing_blob_names_itself_and_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(LakeError, match=r"blob 0+ is missing .* lockstep update --full"):
+    with pytest.raises(LakeError, match=r"blob 0+ is missing .* `lockstep update --full`"):
         BlobStore(tmp_path).read("0" * 64)
 
 
