@@ -14,8 +14,11 @@ EVERYBODY = ("group:staff", "group:hr", "group:works-council")
 
 def prepare() -> None:
     """Import what an update imports; start no thread and open nothing."""
+    import alembic.command  # noqa: F401
     import deltalake  # noqa: F401
+    import great_expectations  # noqa: F401
     import pymilvus  # noqa: F401
+    import rich.progress  # noqa: F401
     import sentence_transformers  # noqa: F401
     import torch  # noqa: F401
 
