@@ -12,7 +12,7 @@ from benchmarks.measuring import Took, timed
 from pipelines.home import Home
 from pipelines.update import candidate, changes, gates, manifest, promotion, stages
 from pipelines.update.project import Project
-from pipelines.update.reports import CandidateReport, ChangesReport, EncodeReport, ManifestReport
+from pipelines.update.reports import CandidateReport, ChangesReport, EncodeReport, ManifestReport, PromotionReport
 
 WRITES = ("upsert", "delete", "create", "drop", "point_alias", "write_state")
 
@@ -29,7 +29,7 @@ class Update:
     manifest: ManifestReport
     encoded: EncodeReport
     candidate: CandidateReport
-    swap_seconds: float
+    promotion: PromotionReport
 
 
 def update(config: Path, home: Home, *, run_id: str = "bench", full: bool = False) -> Update:
@@ -69,7 +69,7 @@ def update(config: Path, home: Home, *, run_id: str = "bench", full: bool = Fals
                 done("promote")
     after = project.lake.versions()
     commits = {name: after[name] - before[name] for name in after if after[name] != before[name]}
-    return Update(took, steps, commits, len(writes), found, merged, encoded, built, promoted.swap_seconds)
+    return Update(took, steps, commits, len(writes), found, merged, encoded, built, promoted)
 
 
 def _count_writes(stack: ExitStack) -> list[str]:

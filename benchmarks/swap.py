@@ -37,8 +37,8 @@ def main() -> None:
             documents[0]["text"] += f" Edit number {number}."
             _write(records, documents)
             update = job.update(config, home, run_id=f"swap-{number}")
-            swaps.append(update.swap_seconds)
-            report = rollback(Project.open(config, home), run_id=f"back-{number}")
+            swaps.append(update.promotion.swap_seconds)
+            report = rollback(Project.open(config, home), update.promotion.previous, run_id=f"back-{number}")
             if report.rebuilt:
                 raise SystemExit("the rollback had to build the rows again: its slot was not kept")
             back.append(report.swap_seconds)
