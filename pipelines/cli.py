@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,10 +20,8 @@ from pipelines.errors import AccessError, ConfigError, LockstepError
 from pipelines.home import Home
 
 if TYPE_CHECKING:
-    from pipelines.query import Asker
     from pipelines.update.project import Project
 
-_T = TypeVar("_T")
 _USAGE = (ConfigError, AccessError)
 
 config_option = click.option(
@@ -169,7 +167,7 @@ def update(config_path: Path, as_json: bool, full: bool, approve_deletions: bool
             on_progress=bars.update,
         )
     told = summary.of_update(outcome)
-    console.result(told, summary.lines(told))
+    console.result(told, summary.lines(told) if "index_snapshots" in outcome.reports else [])
     for message in summary.complaints(outcome):
         console.note(message)
     if not summary.went_well(outcome):
@@ -212,6 +210,7 @@ def query(
     output: str,
 ) -> None:
     """Search the live snapshot as somebody."""
+    from pipelines.batch import answer_batch, hit_record
     from pipelines.query import Asker
     from pipelines.retrieval.snippet import snippet
 
@@ -224,52 +223,17 @@ def query(
         console.note("nobody asks (--as was not given), and nobody may read anything: no results")
     asker = Asker(_project(config_path))
     if batch is not None:
-        _query_batch(console, asker, batch, principals, k=k, mode=mode, output=output)
+        answer_batch(console, asker, batch, principals, k=k, mode=mode, trec=output == "trec")
         return
     assert text is not None
     answer = asker.ask([text], principals, k=k, mode=mode)
-    hits = [_hit(hit) for hit in answer.hits[0]]
+    hits = [hit_record(hit) for hit in answer.hits[0]]
     lines = []
     for number, hit in enumerate(hits, start=1):
         place = " · ".join(part for part in (hit["heading_path"], f"p. {hit['pages']}" if hit["pages"] else "") if part)
         lines += [f"{number:>2}. {hit['uri']}  ({hit['score']:.4f})" + (f"  {place}" if place else "")]
         lines += [f"    {snippet(hit['body'], text, width=300)}"]
     console.result({"snapshot_id": answer.snapshot_id, "hits": hits}, lines or ["no results"])
-
-
-def _query_batch(
-    console: Console, asker: Asker, batch: Path, principals: Sequence[str], *, k: int, mode: Any, output: str
-) -> None:
-    from pipelines.batch import read_questions, trec_lines
-
-    questions = read_questions(batch)
-    answer = asker.ask_documents([text for _, text in questions], principals, k=k, mode=mode)
-    found = [(identity, hits) for (identity, _), hits in zip(questions, answer.hits, strict=True)]
-    if output == "trec":
-        sys.stdout.writelines(trec_lines(found))
-        return
-    console.result(
-        {
-            "snapshot_id": answer.snapshot_id,
-            "questions": [{"id": identity, "hits": [_hit(hit) for hit in hits]} for identity, hits in found],
-        },
-        [f"{identity}\t{hits[0].uri if hits else '-'}" for identity, hits in found],
-    )
-
-
-def _hit(hit: Any) -> dict[str, Any]:
-    return {
-        "doc_id": hit.doc_id,
-        "uri": hit.uri,
-        "source": hit.source,
-        "chunk_id": hit.chunk_id,
-        "score": hit.score,
-        "title": hit.title,
-        "heading_path": hit.heading_path,
-        "pages": hit.pages,
-        "text": hit.text,
-        "body": hit.text[hit.body_start :],
-    }
 
 
 @main.command()
