@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ def main() -> None:
             kind.vectors = kind.encode(texts)
             kind.wall.append(time.perf_counter() - wall)
             kind.cpu.append(time.process_time() - cpu)
+            print(f"{repeat + 1} of {options.repeats}: {name} {kind.wall[-1]:.1f} s", file=sys.stderr)
 
     result = {name: figures(kind, kinds, len(texts)) for name, kind in kinds.items()}
     if options.retrieval:
