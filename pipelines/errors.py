@@ -3,7 +3,10 @@
     LockstepError
     ├── ConfigError            the configuration is wrong: file, line and key are named
     ├── SourceError            a source could not be read as a whole (unread is not empty)
-    │   └── MassDeletionRefused  an update would delete more than the guard allows
+    │   ├── MassDeletionRefused  an update would delete more than the guard allows
+    │   ├── SourceForbidden      it is there, and these credentials may not read it
+    │   ├── SourceStalled        it did not answer for longer than its `stall_seconds`
+    │   └── RateLimited          it asks to be left alone for a while
     ├── DocumentError          one document failed; becomes a dead letter, never stops a run
     │   ├── FetchError         its bytes could not be read
     │   ├── ParseError         it has no readable content, is damaged, or passes a limit
@@ -45,6 +48,24 @@ class MassDeletionRefused(SourceError):
     """An update would delete a larger share of a source than the guard allows."""
 
     transient = False
+
+
+class SourceForbidden(SourceError):
+    """The source is there, and these credentials may not read it: waiting does not cure that."""
+
+    transient = False
+
+
+class SourceStalled(SourceError):
+    """The source did not answer for longer than its `stall_seconds`."""
+
+
+class RateLimited(SourceError):
+    """The source asks to be left alone; `retry_after_seconds` says for how long, None when it does not say."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class DocumentError(LockstepError):

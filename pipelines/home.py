@@ -49,6 +49,26 @@ class Home:
         return self.root / "data_docs"
 
     @property
+    def progress(self) -> Path:
+        """How far each source was followed, one small file a source."""
+        return self.root / "progress"
+
+    @property
+    def inbox(self) -> Path:
+        """Webhook deliveries that were accepted and are not in `change_events` yet, one folder a source."""
+        return self.root / "inbox"
+
+    @property
+    def approvals(self) -> Path:
+        """Deletions that the guard asks about, and the operator's answers, one file a source."""
+        return self.root / "approvals"
+
+    @property
+    def events_lock(self) -> Path:
+        """Held for the moment in which events are appended or pruned."""
+        return self.root / "events.lock"
+
+    @property
     def writer_lock(self) -> Path:
         """Held by the one update that may write."""
         return self.root / "writer.lock"

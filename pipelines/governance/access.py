@@ -17,10 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import AccessRule, SourceConfig
 from pipelines.errors import AccessError, LakeError
 from pipelines.lake.schemas import ACL_SETS
 from pipelines.sources.globs import PatternList
+from pipelines.sources.section import AccessRule, SourceSection
 
 Principals = tuple[str, ...]
 """One access set: sorted, without duplicates."""
@@ -138,7 +138,7 @@ class AclRegistry:
 class SourceLabels:
     """What the configuration of a source, and not its content, says about documents: access set, tenant, class."""
 
-    def __init__(self, config: SourceConfig, registry: AclRegistry) -> None:
+    def __init__(self, config: SourceSection, registry: AclRegistry) -> None:
         """Compile the rules of `config`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock file held by the operating system, so that a killed writer never leaves it behind."""
+"""Locks: files held by the operating system, so that a killed process never leaves one behind."""
 
 from __future__ import annotations
 
@@ -40,13 +40,25 @@ def writer_lock(path: Path, *, run_id: str, purpose: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Hold a lock that others hold for moments only: wait for it.
+
+    Raises:
+        LakeError: the folder cannot be written.
+    """
+    with _opened(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _opened(path: Path) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a+", encoding="utf-8")
     except OSError as error:
         raise LakeError(
-            f"opening the writer lock {path}: {error}; free space on that disk, make the folder writable, or name "
+            f"opening the lock {path}: {error}; free space on that disk, make the folder writable, or name "
             "another one with LOCKSTEP_HOME"
         ) from error
 

@@ -33,6 +33,7 @@ DOCUMENTS = _schema(
     ("deleted_at", TIMESTAMP),
     ("retain_until", TIMESTAMP),
     ("quarantined_hash", pa.string()),  # the newer content that could not be parsed, if any
+    ("detected_at", TIMESTAMP),  # when Lockstep first heard of what the row says now
     ("run_id", pa.string(), False),
     ("updated_at", TIMESTAMP, False),
 )
@@ -120,6 +121,7 @@ INDEX_SNAPSHOTS = _schema(
     ("run_id", pa.string(), False),
     ("created_at", TIMESTAMP, False),
     ("updated_at", TIMESTAMP, False),
+    ("promoted_at", TIMESTAMP),  # when readers first saw it
 )
 
 TERM_STATISTICS = _schema(
@@ -133,16 +135,59 @@ DEAD_LETTERS = _schema(
     ("letter_id", pa.string(), False),
     ("source", pa.string(), False),
     ("uri", pa.string(), False),
-    ("stage", pa.string(), False),  # list | fetch | parse | chunk | encode
+    ("stage", pa.string(), False),  # event | list | fetch | parse | chunk | encode
     ("content_hash", pa.string()),  # reference to the payload in the blob store
     ("error_class", pa.string(), False),
     ("error", pa.string(), False),
     ("transient", pa.bool_(), False),
     ("attempts", pa.int32(), False),
-    ("status", pa.string(), False),  # open | resolved
+    ("status", pa.string(), False),  # open | resolved | discarded
     ("run_id", pa.string(), False),
     ("first_seen_at", TIMESTAMP, False),
     ("last_seen_at", TIMESTAMP, False),
+    ("retry_at", TIMESTAMP),  # when it is tried again by itself; null: not before somebody asks
+)
+
+# What streams and listings announced, durable before any cursor moves. A row is never changed.
+CHANGE_EVENTS = _schema(
+    ("sequence", pa.int64(), False),  # 1, 2, 3, ... in the order in which they became durable
+    ("event_id", pa.string(), False),  # of what is announced, not of its delivery: a second delivery adds no row
+    ("source", pa.string(), False),
+    ("uri", pa.string(), False),
+    ("type", pa.string(), False),  # upsert | delete | changed | rejected
+    ("subtree", pa.bool_(), False),  # changed: everything below `uri` too
+    ("version", pa.int64()),  # upsert and delete: of this document; the highest wins, whenever it arrives
+    ("content_hash", pa.string()),  # the bytes, in the blob store: inline content, or a rejected payload
+    ("pointer", pa.string()),  # where the content is, when the event does not carry it
+    ("media_type", pa.string()),
+    ("attributes", pa.string(), False),  # JSON object: title, author, created, version_label, ... as announced
+    ("readers", pa.list_(pa.string())),  # null: the event says nothing about readers
+    ("occurred_at", TIMESTAMP),  # by the producer's clock
+    ("modified_at", TIMESTAMP),
+    ("received_at", TIMESTAMP, False),
+    ("origin", pa.string(), False),  # kafka:TOPIC[PARTITION]@OFFSET, sqs:MESSAGE, watch, listing, webhook:ID, replay
+    ("error_class", pa.string()),  # rejected: why, in one word
+    ("error", pa.string()),
+)
+
+# Every version of every document, derived from the manifest's change feed before that is vacuumed.
+DOCUMENT_VERSIONS = _schema(
+    ("doc_id", pa.string(), False),
+    ("source", pa.string(), False),
+    ("uri", pa.string(), False),
+    ("version", pa.int32(), False),
+    ("change", pa.string(), False),  # added | changed | deleted | restored | access | attributes | quarantined
+    ("content_hash", pa.string(), False),
+    ("media_type", pa.string(), False),
+    ("size_bytes", pa.int64(), False),
+    ("acl_id", pa.int32(), False),
+    ("title", pa.string(), False),
+    ("metadata", pa.string(), False),  # JSON object, as in `documents`
+    ("modified_at", TIMESTAMP),
+    ("detected_at", TIMESTAMP),
+    ("durable_at", TIMESTAMP, False),  # when the manifest said so
+    ("manifest_version", pa.int64(), False),
+    ("run_id", pa.string(), False),
 )
 
 AUDIT_LOG = _schema(
@@ -166,5 +211,7 @@ TABLES: dict[str, pa.Schema] = {
     "index_snapshots": INDEX_SNAPSHOTS,
     "term_statistics": TERM_STATISTICS,
     "dead_letters": DEAD_LETTERS,
+    "change_events": CHANGE_EVENTS,
+    "document_versions": DOCUMENT_VERSIONS,
     "audit_log": AUDIT_LOG,
 }

@@ -7,13 +7,14 @@ read raises, and a part that could not be read is a problem that protects the do
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from pipelines.lake.events import Event
 from pipelines.lake.schemas import TIMESTAMP
 
 Progress = Callable[[int, int], None]
@@ -86,6 +87,26 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Hint:
+    """A word that a document may have changed: look at it again. `subtree`: and at everything below it."""
+
+    uri: str
+    subtree: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that `lockstep sources check` tried, such as "list" or "read", and how it went.
+
+    `message` says what was found; of a check that failed, also what to do.
+    """
+
+    name: str
+    ok: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """The bytes of one document and the state of the source when they were read.
 
@@ -130,6 +151,95 @@ class Source(Protocol):
 
     def fetch(self, uris: Iterable[str]) -> Iterator[Fetched | FetchFailure]:
         """One answer for each of `uris`, in any order, one document in memory at a time."""
+        ...
+
+    def look(self, hints: Sequence[Hint]) -> Listing:
+        """What is there now of what the hints name, and nothing else.
+
+        A hinted document that is neither an item nor covered by a problem is not there any more. Costs what the hints
+        name, not what the source holds, where the source can do that.
+
+        Raises:
+            SourceError: it could not be read; nothing may be inferred.
+        """
+        ...
+
+    def check(self) -> Iterator[Check]:
+        """Try connection and permissions, one after the other; never raises for what is wrong at the source.
+
+        Reads as little as possible, and writes nothing.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What changed since a cursor, and the cursor to go on from once the hints are durable."""
+
+    hints: tuple[Hint, ...]
+    cursor: str
+
+
+@runtime_checkable
+class Polling(Protocol):
+    """A source that can tell what changed since a cursor, for less than a listing."""
+
+    def poll(self, cursor: str | None) -> Polled:
+        """Hints on everything that changed after the cursor (None: everything that is there).
+
+        Raises:
+            SourceError: it could not be read; the cursor stays.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One message of a stream: the events in it (a rejected one for what could not be understood), and its receipt.
+
+    A message that concerns nobody has no events and is acknowledged all the same.
+    """
+
+    events: tuple[Event, ...]
+    receipt: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """What waits in a stream and is not durable yet. None: the stream cannot tell."""
+
+    messages: int | None
+    oldest_seconds: float | None = None
+
+
+class Stream(Protocol):
+    """Announcements of changes, in any order, each at least once. Used by one thread."""
+
+    def receive(self, *, limit: int, wait_seconds: float) -> Sequence[Received]:
+        """At most `limit` messages; waits up to `wait_seconds` for the first one, and no longer for more.
+
+        What was received and not acknowledged comes again, at the latest after a restart. A message that cannot be
+        understood is an event of the type "rejected", and never an exception.
+
+        Raises:
+            SourceError: it cannot be reached, or may not be read.
+        """
+        ...
+
+    def acknowledge(self, received: Sequence[Received]) -> None:
+        """Those messages are durable and need not come again.
+
+        Raises:
+            SourceError: it could not be told; they will come again, which does no harm.
+        """
+        ...
+
+    def lag(self) -> Lag:
+        """What waits."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; no message is lost."""
         ...
 
 

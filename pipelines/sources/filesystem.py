@@ -11,8 +11,9 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal, Self
 
-from pipelines.config import FilesystemSource
 from pipelines.errors import ConfigError, SourceError
 from pipelines.sources.base import (
     Fetched,
@@ -25,6 +26,7 @@ from pipelines.sources.base import (
 )
 from pipelines.sources.files import FileReader, utc_from_nanoseconds
 from pipelines.sources.globs import PathFilter
+from pipelines.sources.section import Pattern, SourceSection
 from pipelines.sources.uris import encode_uri
 
 Scan = Callable[[bytes], AbstractContextManager[Iterator["os.DirEntry[bytes]"]]]
@@ -35,6 +37,20 @@ _KINDS = {
     stat.S_IFCHR: "a character device",
     stat.S_IFBLK: "a block device",
 }
+
+
+class FilesystemSource(SourceSection):
+    """A folder, walked."""
+
+    kind: Literal["filesystem"]
+    path: Path
+    include: tuple[Pattern, ...] = ("**/*",)
+    exclude: tuple[Pattern, ...] = ()
+    watch: bool = True  # be told of changes at once, besides listing
+
+    def located(self, folder: Path) -> Self:
+        """With `path` taken from the configuration file's folder."""
+        return self.model_copy(update={"path": folder / self.path.expanduser()})
 
 
 class Folder:

@@ -10,12 +10,13 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from pathlib import Path
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import RecordFields, RecordsSource
 from pipelines.errors import ConfigError, SourceError
 from pipelines.identity import content_hash
 from pipelines.sources.base import (
@@ -29,10 +30,35 @@ from pipelines.sources.base import (
     SourceItem,
 )
 from pipelines.sources.record_files import READERS, BadRow, Row, UnreadableFile
+from pipelines.sources.section import Section, SourceSection
 from pipelines.sources.uris import encode_uri
 
 _ATTEMPTS = 3
 _MAX_ID_BYTES = 1_024  # ids are matched with access rules and stored in the index
+
+
+class RecordFields(Section):
+    """Which field of a record is what; `id` and `text` are required, the others may be absent."""
+
+    id: str = "id"
+    title: str | None = None
+    text: str = "text"
+    author: str | None = None
+    created: str | None = None
+    language: str | None = None
+    tags: str | None = None
+
+
+class RecordsSource(SourceSection):
+    """JSON lines, CSV or Parquet: one document a row."""
+
+    kind: Literal["records"]
+    path: Path
+    fields: RecordFields = RecordFields()
+
+    def located(self, folder: Path) -> Self:
+        """With `path` taken from the configuration file's folder."""
+        return self.model_copy(update={"path": folder / self.path.expanduser()})
 
 
 class _BadRecord(Exception):

@@ -1,30 +1,62 @@
-"""Which class reads which kind of source: the one place to add another kind."""
+"""The kinds of sources: the one place where another kind is named. docs/sources.md shows how one is added.
+
+A kind is a module of this folder with its section of the configuration, a class that reads it, and, where it can
+announce its changes, a function that opens the stream of announcements.
+"""
 
 from __future__ import annotations
 
-from pipelines.config import FilesystemSource, RecordsSource, SourceConfig
-from pipelines.sources.base import Source
-from pipelines.sources.filesystem import Folder
-from pipelines.sources.records import RecordFile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.sources.filesystem import FilesystemSource, Folder
+from pipelines.sources.records import RecordFile, RecordsSource
+from pipelines.sources.section import SourceSection
+
+if TYPE_CHECKING:
+    from pipelines.sources.base import Source, Stream
+    from pipelines.sources.surroundings import Surroundings
 
 
-def _open_folder(config: SourceConfig) -> Source:
-    assert isinstance(config, FilesystemSource)
-    return Folder(config)
+def _no_stream(section: Any, around: Surroundings) -> Stream | None:
+    del section, around
+    return None
 
 
-def _open_records(config: SourceConfig) -> Source:
-    assert isinstance(config, RecordsSource)
-    return RecordFile(config)
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of source.
+
+    `open` gives the source, and connects to nothing yet. `stream` gives what announces its changes, or None where
+    nothing does. Both get the section, which is of the type `section`, and what else the process has.
+    """
+
+    section: type[SourceSection]
+    open: Callable[[Any, Surroundings], Source]
+    stream: Callable[[Any, Surroundings], Stream | None] = _no_stream
 
 
-_KINDS = {"filesystem": _open_folder, "records": _open_records}
+KINDS: dict[str, Kind] = {
+    "filesystem": Kind(FilesystemSource, lambda section, _around: Folder(section)),
+    "records": Kind(RecordsSource, lambda section, _around: RecordFile(section)),
+}
 
 
-def open_source(config: SourceConfig) -> Source:
-    """The source that a configuration describes; nothing is read yet.
+def open_source(section: SourceSection, around: Surroundings) -> Source:
+    """The source that a section describes; nothing is read yet.
 
     Raises:
-        ConfigError: a pattern can match nothing, or the kind does not read files of that name.
+        ConfigError: a pattern can match nothing, a secret is not set, or the kind does not read what it names.
     """
-    return _KINDS[config.kind](config)
+    return KINDS[section.kind].open(section, around)
+
+
+def open_stream(section: SourceSection, around: Surroundings) -> Stream | None:
+    """What announces the changes of that source; None where nothing does, and only listings tell.
+
+    Raises:
+        ConfigError: a secret is not set.
+        SourceError: it cannot be reached.
+    """
+    return KINDS[section.kind].stream(section, around)

@@ -18,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import SourceConfig
 from pipelines.errors import MassDeletionRefused, SourceError
 from pipelines.governance.access import AclRegistry, SourceLabels
 from pipelines.identity import content_hash, doc_id
@@ -29,6 +28,7 @@ from pipelines.parsing.media_types import detect_media_type
 from pipelines.sources.base import Fetched, Listing, Source
 from pipelines.sources.detect import Decision, decide
 from pipelines.sources.registry import open_source
+from pipelines.sources.section import SourceSection
 from pipelines.update import staging
 from pipelines.update.audit import write_audit
 from pipelines.update.project import Project
@@ -43,7 +43,7 @@ Row = dict[str, Any]
 class Examined:
     """One source, listed and compared; when it could not be read, the decision is about access rules alone."""
 
-    config: SourceConfig
+    config: SourceSection
     source: Source
     labels: SourceLabels
     previous: pa.Table
@@ -146,7 +146,7 @@ def examine(
     documents = project.lake.read(manifest.TABLE)
     examined = []
     for config in project.config.sources:
-        source = open_source(config)
+        source = open_source(config, project.surroundings())
         labels = SourceLabels(config, registry)
         previous = documents.filter(pc.equal(documents["source"], config.name))
         try:

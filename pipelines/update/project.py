@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING
 from pipelines.config import Config, load_config
 from pipelines.home import Home
 from pipelines.lake.blobs import BlobStore
+from pipelines.lake.events import EventLog
 from pipelines.lake.lock import writer_lock
 from pipelines.lake.tables import Lake
+from pipelines.sources.surroundings import AwsClient, Surroundings
 from pipelines.update.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ class Project:
         self.home = home
         self.lake = Lake(home.lake)
         self.blobs = BlobStore(home.blobs)
+        self.events = EventLog(home)
+        self.aws_client: AwsClient | None = None  # the Dagster resource puts its own here
         self.evidence: Evidence | None = None  # of the candidate last looked at; see `evidence.gather`
         self._given = index
         self._index: MilvusIndex | None = None
@@ -46,6 +51,11 @@ class Project:
     def recipe(self) -> Recipe:
         """The fingerprints of today's configuration."""
         return Recipe(self.config)
+
+    def surroundings(self) -> Surroundings:
+        """What a source may use; its own each time, because each source is contacted in a thread of its own."""
+        own = Surroundings.of(self.home, index=self.config.index, streams=self.config.streams)
+        return replace(own, aws_client=self.aws_client)
 
     @property
     def alias(self) -> str:

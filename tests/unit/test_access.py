@@ -4,7 +4,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.config import AccessRule, FilesystemSource
 from pipelines.errors import AccessError, LakeError
 from pipelines.governance.access import (
     AclRegistry,
@@ -14,6 +13,8 @@ from pipelines.governance.access import (
     readers_for,
 )
 from pipelines.lake.schemas import ACL_SETS
+from pipelines.sources.filesystem import FilesystemSource
+from pipelines.sources.section import AccessRule
 
 AT = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)
 

@@ -9,9 +9,10 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import AccessRule, FilesystemSource
 from pipelines.governance.access import AclRegistry, SourceLabels, acl_ids_for, readers_for
 from pipelines.lake.schemas import ACL_SETS
+from pipelines.sources.filesystem import FilesystemSource
+from pipelines.sources.section import AccessRule
 from pipelines.sources.uris import encode_uri
 
 AT = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)

@@ -9,7 +9,9 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from pipelines.config import Config, FilesystemSource, RecordsSource
+from pipelines.config import Config
+from pipelines.sources.filesystem import FilesystemSource
+from pipelines.sources.records import RecordsSource
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| `([a-z_.0-9]+)` \| (.+?) \|", PAGE, flags=re.MULTILINE))

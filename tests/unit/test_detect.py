@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import AccessRule, FilesystemSource, GuardConfig
+from pipelines.config import GuardConfig
 from pipelines.errors import MassDeletionRefused
 from pipelines.governance.access import AclRegistry, SourceLabels
 from pipelines.lake.schemas import ACL_SETS, TIMESTAMP
 from pipelines.sources.base import ITEMS, Listing, ListingBuilder, Problem, SourceItem
 from pipelines.sources.detect import LOOK, RELABELLED, Decision, decide
+from pipelines.sources.filesystem import FilesystemSource
+from pipelines.sources.section import AccessRule
 
 OLD = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 MERGED = OLD + datetime.timedelta(days=1)

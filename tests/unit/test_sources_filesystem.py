@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import FilesystemSource
 from pipelines.errors import ConfigError, SourceError
+from pipelines.home import Home
 from pipelines.sources.base import Fetched
-from pipelines.sources.filesystem import Folder
+from pipelines.sources.filesystem import FilesystemSource, Folder
 from pipelines.sources.registry import open_source
+from pipelines.sources.surroundings import Surroundings
 
 
 @pytest.fixture
@@ -361,7 +362,9 @@ def test_more_than_a_thousand_problems_are_counted_and_stop_every_deletion(root)
 
 
 def test_a_source_is_opened_by_its_kind(root):
-    assert isinstance(open_source(FilesystemSource(name="h", kind="filesystem", path=root)), Folder)
+    assert isinstance(
+        open_source(FilesystemSource(name="h", kind="filesystem", path=root), Surroundings.of(Home(root))), Folder
+    )
 
 
 def test_a_pattern_that_matches_nothing_is_a_configuration_error(root):
@@ -369,4 +372,4 @@ def test_a_pattern_that_matches_nothing_is_a_configuration_error(root):
         name="h", kind="filesystem", path=root, include=("/abs/**",), exclude=(), max_bytes=1
     )
     with pytest.raises(ConfigError, match="abs"):
-        open_source(config)
+        open_source(config, Surroundings.of(Home(root)))

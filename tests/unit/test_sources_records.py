@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.config import RecordFields, RecordsSource
 from pipelines.errors import ConfigError, SourceError
+from pipelines.home import Home
 from pipelines.identity import content_hash
 from pipelines.sources.base import RECORD_MEDIA_TYPE, Fetched, Listing
-from pipelines.sources.records import RecordFile
+from pipelines.sources.records import RecordFields, RecordFile, RecordsSource
 from pipelines.sources.registry import open_source
+from pipelines.sources.surroundings import Surroundings
 
 ALL = RecordFields(title="title", author="author", created="created", language="language", tags="tags")
 ROWS = [
@@ -279,7 +280,7 @@ def test_a_folder_or_pipe_in_place_of_the_file_is_an_error_and_never_waited_for(
 
 def test_a_suffix_that_is_not_known_is_a_configuration_error_that_lists_those_that_are(tmp_path):
     with pytest.raises(ConfigError, match=r"\.jsonl, \.ndjson, \.csv"):
-        open_source(RecordsSource(name="p", kind="records", path=tmp_path / "a.xlsx"))
+        open_source(RecordsSource(name="p", kind="records", path=tmp_path / "a.xlsx"), Surroundings.of(Home(tmp_path)))
 
 
 def test_an_empty_file_of_json_lines_is_read_and_empty(tmp_path):

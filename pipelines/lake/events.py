@@ -1,0 +1,178 @@
+"""The log of announced changes: durable before any cursor moves, and the truth of sources that only announce.
+
+What a document is, by this log, is a function of the set of its events: the one with the highest version. So it does
+not matter in which order they came, how often, or when. Applying them to the manifest belongs to `pipelines.update`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.home import Home
+from pipelines.identity import content_hash, fingerprint
+from pipelines.lake.blobs import BlobStore
+from pipelines.lake.lock import waiting_lock
+from pipelines.lake.schemas import CHANGE_EVENTS
+from pipelines.lake.tables import Lake
+
+TABLE = "change_events"
+EventType = Literal["upsert", "delete", "changed", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One announced change.
+
+    `upsert` and `delete` say what a document is, with a `version` of its own; `changed` only hints that it should be
+    looked at; `rejected` is a message that could not be understood, with its payload as `content`.
+    """
+
+    source: str
+    uri: str
+    type: EventType
+    origin: str  # where the message came from, such as kafka:TOPIC[PARTITION]@OFFSET
+    subtree: bool = False
+    version: int | None = None
+    content: bytes | None = None  # stored in the blob folder when the event is appended
+    pointer: str | None = None
+    media_type: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # title, author, created, version_label, ...
+    readers: tuple[str, ...] | None = None
+    occurred_at: datetime | None = None
+    modified_at: datetime | None = None
+    received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    error_class: str | None = None
+    error: str | None = None
+
+    def identity(self, payload: str | None) -> str:
+        """What is announced, not how it was delivered: a document's event that comes again is the same one.
+
+        A hint, and a message that nobody understands, is itself each time.
+        """
+        parts: dict[str, object] = {"source": self.source, "uri": self.uri, "type": self.type}
+        if self.type in ("changed", "rejected"):
+            parts |= {"origin": self.origin, "subtree": self.subtree, "payload": payload}
+        else:
+            parts |= {
+                "version": self.version,
+                "payload": payload,
+                "pointer": self.pointer,
+                "media_type": self.media_type,
+                "attributes": json.dumps(dict(self.attributes), sort_keys=True, default=str),
+                "readers": self.readers,
+                "modified_at": self.modified_at,
+            }
+        return fingerprint("event", parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What one append did. `last_sequence` is that of the newest event in the log."""
+
+    new: int
+    duplicates: int
+    last_sequence: int
+
+
+class EventLog:
+    """The table `change_events` and the bytes that its rows name. Appended by anybody, at any time."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._lake = Lake(home.lake)
+        self._blobs = BlobStore(home.blobs)
+
+    def append(self, events: Sequence[Event], *, run_id: str = "stream") -> Appended:
+        """Make events durable, in one commit; those that the log has already add nothing.
+
+        Raises:
+            LakeError: they could not be written; none of them is in the log.
+        """
+        if not events:
+            return Appended(0, 0, self.last_sequence())
+        payloads = [None if event.content is None else content_hash(event.content) for event in events]
+        rows = {event.identity(payload): (event, payload) for event, payload in zip(events, payloads, strict=True)}
+        with waiting_lock(self._home.events_lock):
+            known = self._lake.read(TABLE, ["event_id", "sequence"])
+            last = pc.max(known["sequence"]).as_py() or 0
+            ids = pa.array(list(rows), pa.string())
+            fresh = ids.filter(pc.invert(pc.is_in(ids, value_set=known["event_id"].combine_chunks()))).to_pylist()
+            for event_id in fresh:
+                content = rows[event_id][0].content
+                if content is not None:
+                    self._blobs.put(content)
+            table = pa.Table.from_pylist(
+                [_row(event_id, last + n, *rows[event_id]) for n, event_id in enumerate(fresh, start=1)],
+                schema=CHANGE_EVENTS,
+            )
+            self._lake.append(TABLE, table, run_id=run_id)
+        return Appended(len(fresh), len(events) - len(fresh), last + len(fresh))
+
+    def last_sequence(self) -> int:
+        """Of the newest event, 0 for none."""
+        return pc.max(self._lake.read(TABLE, ["sequence"])["sequence"]).as_py() or 0
+
+    def after(self, sequences: Mapping[str, int], columns: Sequence[str] | None = None) -> pa.Table:
+        """Events of those sources that are newer than the sequence given for each, oldest first."""
+        if not sequences:
+            return CHANGE_EVENTS.empty_table().select(list(columns or CHANGE_EVENTS.names))
+        where = pc.scalar(False)
+        for source, sequence in sequences.items():
+            where |= (pc.field("source") == source) & (pc.field("sequence") > sequence)
+        names = list(dict.fromkeys([*(columns or CHANGE_EVENTS.names), "sequence"]))
+        found = self._lake.read(TABLE, names, where=where).sort_by("sequence")
+        return found.select(list(columns)) if columns else found
+
+    def state(self, source: str, *, until: int | None = None, uris: Iterable[str] | None = None) -> pa.Table:
+        """What the events of a source say about each document: one row of `change_events` each, deleted ones included.
+
+        Of a document's upserts and deletes the highest version wins; of two with one version a delete, then the
+        higher event id: any rule would do that does not depend on the order in which they came.
+
+        Args:
+            source: its name.
+            until: only events up to that sequence.
+            uris: only these documents.
+        """
+        where = (pc.field("source") == source) & pc.field("type").isin(["upsert", "delete"])
+        if until is not None:
+            where &= pc.field("sequence") <= until
+        if uris is not None:
+            where &= pc.field("uri").isin(list(uris))
+        keys = self._lake.read(TABLE, ["uri", "version", "type", "event_id", "sequence"], where=where)
+        order = [("uri", "ascending"), ("version", "descending"), ("type", "ascending"), ("event_id", "descending")]
+        keys = keys.sort_by(order)  # "delete" comes before "upsert"
+        first = pc.not_equal(keys["uri"].combine_chunks()[1:], keys["uri"].combine_chunks()[:-1]) if len(keys) else None
+        mask = pa.array([], pa.bool_()) if first is None else pa.concat_arrays([pa.array([True]), first])
+        winners = keys.filter(mask)["sequence"]
+        return self._lake.read(TABLE, where=pc.field("sequence").isin(winners.combine_chunks())).sort_by("uri")
+
+
+def _row(event_id: str, sequence: int, event: Event, payload: str | None) -> dict[str, object]:
+    return {
+        "sequence": sequence,
+        "event_id": event_id,
+        "source": event.source,
+        "uri": event.uri,
+        "type": event.type,
+        "subtree": event.subtree,
+        "version": event.version,
+        "content_hash": payload,
+        "pointer": event.pointer,
+        "media_type": event.media_type,
+        "attributes": json.dumps(dict(event.attributes), ensure_ascii=False, sort_keys=True, default=str),
+        "readers": event.readers,
+        "occurred_at": event.occurred_at,
+        "modified_at": event.modified_at,
+        "received_at": event.received_at,
+        "origin": event.origin,
+        "error_class": event.error_class,
+        "error": event.error,
+    }

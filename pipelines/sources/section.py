@@ -1,0 +1,66 @@
+"""What the configuration of every source has, whatever its kind; each kind adds its own keys in its own module."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from pipelines.errors import ConfigError
+from pipelines.sources.globs import check_pattern
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Principal = Annotated[str, StringConstraints(pattern=r"^(user|group|role):[^\s,]+$")]
+Pattern = Annotated[str, AfterValidator(check_pattern)]
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]*$")]
+"""The name of an environment variable that holds a secret; a secret itself is never in the configuration."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: no unknown keys, never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AccessRule(Section):
+    """Who may read the documents whose uri matches; the first rule that matches decides."""
+
+    match: Pattern
+    readers: tuple[Principal, ...]
+
+
+class SourceSection(Section):
+    """One source. A kind's own section has a field `kind` with its name as the only value."""
+
+    name: Name
+    kind: str
+    access: tuple[AccessRule, ...] = ()
+    tenant: str = "default"
+    classification: str = "internal"
+    max_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
+    monitor: bool = True  # False: the sensors leave it alone; an update by hand or by the clock still reads it
+    every_seconds: float = Field(default=300, ge=1)  # between the listings that the sensors start
+    fresh_within_seconds: float = Field(default=86_400, gt=0)  # older than that without a look: a warning
+    stall_seconds: float = Field(default=60, gt=0)  # silent for longer than that: it hangs, and others go on
+
+    def located(self, folder: Path) -> Self:
+        """With relative paths taken from the configuration file's folder."""
+        del folder
+        return self
+
+
+def secret(section: SourceSection, variable: str) -> str:
+    """The value of an environment variable that the section names.
+
+    Raises:
+        ConfigError: it is not set, or empty.
+    """
+    value = os.environ.get(variable, "")
+    if not value:
+        raise ConfigError(
+            f"source {section.name!r}: the environment variable {variable} is not set, and its secret is expected "
+            "there; set it for the process that runs Lockstep (for the UI: before `lockstep ui`)"
+        )
+    return value
