@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines import identity
 from pipelines.errors import AccessError, LakeError
 from pipelines.lake.schemas import ACL_SETS
 from pipelines.sources.globs import PatternList
@@ -96,41 +97,51 @@ def readers_for(rules: Sequence[AccessRule], uri: str, reported: Sequence[str] |
 
 
 class AclRegistry:
-    """Ids of access sets: those of the table, and new ones for sets that it does not hold yet."""
+    """Ids of access sets: those of the table, and new ones for sets that it does not hold yet.
 
-    def __init__(self, acl_sets: pa.Table, *, taken: int = 0) -> None:
-        """Start from the table `acl_sets`; new ids are above those there and above `taken`.
+    A new id is a hash of its set, so that the same documents have the same ids, rows and digest wherever and in
+    whatever order they were indexed.
+    """
+
+    def __init__(self, acl_sets: pa.Table) -> None:
+        """Start from the table `acl_sets`.
 
         Raises:
             LakeError: one id stands for two different sets there.
         """
-        sets: dict[int, Principals] = {}
+        self._sets: dict[int, Principals] = {}
         for acl_id, principals in zip(acl_sets["acl_id"].to_pylist(), acl_sets["principals"].to_pylist(), strict=True):
-            found = tuple(principals)
-            if sets.setdefault(acl_id, found) != found:
-                raise LakeError(
-                    f"table acl_sets: id {acl_id} stands for two sets, {list(sets[acl_id])} and {list(found)}; nothing "
-                    "can be served safely from it. Restore the table to its version before that"
-                )
+            self._hold(acl_id, tuple(principals))
         self._ids: dict[Principals, int] = {}
-        for acl_id in sorted(sets, reverse=True):
-            self._ids[sets[acl_id]] = acl_id  # of several ids for one set the lowest is used
-        self._next = max(taken, *sets, 0) + 1
+        for acl_id in sorted(self._sets, reverse=True):
+            self._ids[self._sets[acl_id]] = acl_id  # of several ids for one set the lowest is used
         self._new: list[tuple[int, Principals]] = []
 
     def ids_for(self, sets: Iterable[Principals]) -> dict[Principals, int]:
-        """The id of each set; new sets get ids in sorted order, so that their order in `sets` does not matter."""
+        """The id of each set.
+
+        Raises:
+            LakeError: a new set has the id of another one.
+        """
         wanted = set(sets)
         for principals in sorted(wanted - self._ids.keys()):
-            self._ids[principals] = self._next
-            self._new.append((self._next, principals))
-            self._next += 1
+            acl_id = identity.acl_id(principals)
+            self._hold(acl_id, principals)
+            self._ids[principals] = acl_id
+            self._new.append((acl_id, principals))
         return {principals: self._ids[principals] for principals in wanted}
+
+    def _hold(self, acl_id: int, principals: Principals) -> None:
+        if self._sets.setdefault(acl_id, principals) != principals:
+            raise LakeError(
+                f"table acl_sets: id {acl_id} stands for two sets, {list(self._sets[acl_id])} and {list(principals)}; "
+                "nothing can be served safely from it. Restore the table to its version before that"
+            )
 
     def new_rows(self, created_at: datetime) -> pa.Table:
         """The rows to append to `acl_sets` before a document may carry one of the new ids."""
         ids, sets = [i for i, _ in self._new], [list(p) for _, p in self._new]
-        columns = [pa.array(ids, pa.int32()), pa.array(sets, pa.list_(pa.string())), [created_at] * len(ids)]
+        columns = [pa.array(ids, pa.int64()), pa.array(sets, pa.list_(pa.string())), [created_at] * len(ids)]
         arrays = [pa.array(c, type=f.type) for c, f in zip(columns, ACL_SETS, strict=True)]
         return pa.Table.from_arrays(arrays, schema=ACL_SETS)
 
@@ -152,8 +163,8 @@ class SourceLabels:
             raise AccessError(f"source {config.name!r}: {error}") from error
         self._registry = registry
 
-    def acl_ids(self, uris: pa.ChunkedArray, reported: pa.ChunkedArray | None = None) -> npt.NDArray[np.int32]:
-        """The access set of each document: int32, one for each uri.
+    def acl_ids(self, uris: pa.ChunkedArray, reported: pa.ChunkedArray | None = None) -> npt.NDArray[np.int64]:
+        """The access set of each document: int64, one for each uri.
 
         Args:
             uris: addresses.
@@ -182,7 +193,7 @@ class SourceLabels:
         sets = [*readers, *others]
         used = np.unique(found)
         ids = self._registry.ids_for(sets[position] for position in used)
-        table = np.zeros(len(sets), np.int32)
+        table = np.zeros(len(sets), np.int64)
         for position in used:
             table[position] = ids[sets[position]]
         return table[found]

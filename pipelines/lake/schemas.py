@@ -19,7 +19,7 @@ DOCUMENTS = _schema(
     ("source", pa.string(), False),
     ("uri", pa.string(), False),  # the source's own id: relative path, record id
     ("tenant", pa.string(), False),
-    ("acl_id", pa.int32(), False),
+    ("acl_id", pa.int64(), False),
     ("classification", pa.string(), False),
     ("media_type", pa.string(), False),
     ("size_bytes", pa.int64(), False),
@@ -39,7 +39,7 @@ DOCUMENTS = _schema(
 )
 
 ACL_SETS = _schema(
-    ("acl_id", pa.int32(), False),
+    ("acl_id", pa.int64(), False),
     ("principals", pa.list_(pa.string()), False),  # sorted, without duplicates
     ("created_at", TIMESTAMP, False),
 )
@@ -154,10 +154,14 @@ CHANGE_EVENTS = _schema(
     ("event_id", pa.string(), False),  # of what is announced, not of its delivery: a second delivery adds no row
     ("source", pa.string(), False),
     ("uri", pa.string(), False),
-    ("type", pa.string(), False),  # upsert | delete | changed | rejected
+    # upsert | delete: announced; changed: look again; observed | absent: what a look at the source found;
+    # failed | recovered: what could not be listed or fetched, and what can be again; rejected: not understood
+    ("type", pa.string(), False),
     ("subtree", pa.bool_(), False),  # changed: everything below `uri` too
     ("version", pa.int64()),  # upsert and delete: of this document; the highest wins, whenever it arrives
     ("content_hash", pa.string()),  # the bytes, in the blob store: inline content, or a rejected payload
+    ("size_bytes", pa.int64()),
+    ("etag", pa.string()),
     ("pointer", pa.string()),  # where the content is, when the event does not carry it
     ("media_type", pa.string()),
     ("attributes", pa.string(), False),  # JSON object: title, author, created, version_label, ... as announced
@@ -166,7 +170,7 @@ CHANGE_EVENTS = _schema(
     ("modified_at", TIMESTAMP),
     ("received_at", TIMESTAMP, False),
     ("origin", pa.string(), False),  # kafka:TOPIC[PARTITION]@OFFSET, sqs:MESSAGE, watch, listing, webhook:ID, replay
-    ("error_class", pa.string()),  # rejected: why, in one word
+    ("error_class", pa.string()),  # rejected and failed: why, in one word
     ("error", pa.string()),
 )
 
@@ -180,7 +184,7 @@ DOCUMENT_VERSIONS = _schema(
     ("content_hash", pa.string(), False),
     ("media_type", pa.string(), False),
     ("size_bytes", pa.int64(), False),
-    ("acl_id", pa.int32(), False),
+    ("acl_id", pa.int64(), False),
     ("title", pa.string(), False),
     ("metadata", pa.string(), False),  # JSON object, as in `documents`
     ("modified_at", TIMESTAMP),

@@ -28,7 +28,7 @@ RACY_MICROSECONDS = 2_000_000
 LOOK = pa.schema(
     [
         *(ITEMS.field(name) for name in ("uri", "size_bytes", "etag", "modified_at", "metadata")),
-        pa.field("acl_id", pa.int32(), nullable=False),
+        pa.field("acl_id", pa.int64(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),  # new | returned | changed | racy | asked
         pa.field("doc_id", pa.string()),  # this and the two below are null for a document that is new
         pa.field("content_hash", pa.string()),
@@ -47,7 +47,7 @@ class Labels(Protocol):
     tenant: str
     classification: str
 
-    def acl_ids(self, uris: pa.ChunkedArray, reported: pa.ChunkedArray | None = None) -> npt.NDArray[np.int32]:
+    def acl_ids(self, uris: pa.ChunkedArray, reported: pa.ChunkedArray | None = None) -> Ints:
         """The access set of each uri."""
         ...
 
@@ -223,12 +223,12 @@ def _unlisted(previous: pa.Table, rows: Ints, labels: Labels, listing: Listing) 
 
 
 def _look(
-    previous: pa.Table, items: pa.Table, rows: Ints, at: Ints, reasons: npt.NDArray[np.int8], acl: npt.NDArray[np.int32]
+    previous: pa.Table, items: pa.Table, rows: Ints, at: Ints, reasons: npt.NDArray[np.int8], acl: Ints
 ) -> pa.Table:
     picked = items.take(pa.array(rows))
     old = pa.array(at[rows], mask=at[rows] < 0)
     columns = {name: picked[name] for name in ("uri", "size_bytes", "etag", "modified_at", "metadata")}
-    columns["acl_id"] = pa.array(acl[rows], pa.int32())
+    columns["acl_id"] = pa.array(acl[rows], pa.int64())
     columns["reason"] = pa.array(_REASONS).take(pa.array(reasons[rows]))
     for name in ("doc_id", "content_hash", "quarantined_hash"):
         columns[name] = previous[name].take(old)
@@ -244,7 +244,7 @@ def _relabelled(previous: pa.Table, rows: Ints, acl: Ints, labels: Labels) -> pa
     columns = {
         "doc_id": picked["doc_id"],
         "uri": picked["uri"],
-        "acl_id": pa.array(acl[changed], pa.int32()),
+        "acl_id": pa.array(acl[changed], pa.int64()),
         "tenant": pa.repeat(labels.tenant, len(changed)),
         "classification": pa.repeat(labels.classification, len(changed)),
     }

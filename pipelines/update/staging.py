@@ -24,7 +24,7 @@ STAGED = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("tenant", pa.string(), nullable=False),
-        pa.field("acl_id", pa.int32(), nullable=False),
+        pa.field("acl_id", pa.int64(), nullable=False),
         pa.field("classification", pa.string(), nullable=False),
         pa.field("media_type", pa.string(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
@@ -32,6 +32,7 @@ STAGED = pa.schema(
         pa.field("modified_at", TIMESTAMP),
         pa.field("content_hash", pa.string(), nullable=False),
         pa.field("metadata", pa.string(), nullable=False),
+        pa.field("detected_at", TIMESTAMP),
     ]
 )
 

@@ -13,6 +13,7 @@ from pipelines.governance.access import (
     readers_for,
 )
 from pipelines.lake.schemas import ACL_SETS
+from pipelines.identity import acl_id
 from pipelines.sources.filesystem import FilesystemSource
 from pipelines.sources.section import AccessRule
 
@@ -115,15 +116,16 @@ def test_a_source_with_a_malformed_rule_is_named():
         SourceLabels(config, AclRegistry(acl_sets()))
 
 
-def test_known_sets_keep_their_ids_and_new_ones_follow():
+def test_known_sets_keep_their_ids_and_new_ones_get_one_of_their_own():
     registry = AclRegistry(acl_sets((1, ["group:staff"]), (7, ["group:hr"])))
     ids = registry.ids_for([("user:b",), ("group:hr",), ("group:a", "user:a")])
-    assert ids == {("group:hr",): 7, ("group:a", "user:a"): 8, ("user:b",): 9}
+    two, one = acl_id(("group:a", "user:a")), acl_id(("user:b",))
+    assert ids == {("group:hr",): 7, ("group:a", "user:a"): two, ("user:b",): one}
     new = registry.new_rows(AT)
     assert new.schema == ACL_SETS
     assert new.to_pylist() == [
-        {"acl_id": 8, "principals": ["group:a", "user:a"], "created_at": AT},
-        {"acl_id": 9, "principals": ["user:b"], "created_at": AT},
+        {"acl_id": two, "principals": ["group:a", "user:a"], "created_at": AT},
+        {"acl_id": one, "principals": ["user:b"], "created_at": AT},
     ]
 
 
@@ -181,8 +183,8 @@ def test_many_uris_get_the_ids_of_their_readers():
     registry = AclRegistry(acl_sets((1, ["group:staff"])))
     found = labels(*HANDBOOK, registry=registry)
     ids = found.acl_ids(pa.chunked_array([["hr/a", "a.md"], ["b.txt", "hr/b"]]))
-    assert ids.dtype == np.int32
-    assert ids.tolist() == [2, 1, 3, 2]
+    assert ids.dtype == np.int64
+    assert ids.tolist() == [acl_id(("group:hr", "user:ada")), 1, acl_id(("role:admin",)), ids[0]]
     assert registry.new_rows(AT)["principals"].to_pylist() == [["group:hr", "user:ada"], ["role:admin"]]
 
 
@@ -199,6 +201,6 @@ def test_reported_readers_fill_what_no_rule_covers():
     assert labels(("hr/**", ("group:hr",)), registry=registry).acl_ids(uris, reported).tolist() == [1, 3, 2, 3]
 
 
-def test_an_id_that_documents_carry_is_never_given_to_another_set() -> None:
-    registry = AclRegistry(acl_sets((1, ["group:staff"])), taken=7)
-    assert registry.ids_for([("group:hr",), ("group:staff",)]) == {("group:staff",): 1, ("group:hr",): 8}
+def test_a_set_that_was_lost_from_the_table_gets_its_id_again() -> None:
+    first = AclRegistry(acl_sets()).ids_for([("user:a",), ("user:b",)])
+    assert AclRegistry(acl_sets()).ids_for([("user:b",)]) == {("user:b",): first["user:b",]}
