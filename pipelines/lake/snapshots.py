@@ -44,6 +44,7 @@ class Snapshot:
     gates: dict[str, Any] = field(default_factory=dict)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     updated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    promoted_at: datetime | None = None  # when readers first saw it; kept when it goes and comes back
 
 
 def history(lake: Lake, index_name: str) -> list[Snapshot]:
@@ -72,6 +73,11 @@ def find(snapshots: list[Snapshot], snapshot_id: str) -> Snapshot:
 def live(snapshots: list[Snapshot]) -> Snapshot | None:
     """The snapshot that is recorded as live, if any."""
     return next((s for s in reversed(snapshots) if s.status == "live"), None)
+
+
+def gone_live(snapshot: Snapshot, *, run_id: str) -> Snapshot:
+    """The same snapshot, live from now on."""
+    return replace(snapshot, status="live", run_id=run_id, promoted_at=snapshot.promoted_at or datetime.now(UTC))
 
 
 def record(lake: Lake, *snapshots: Snapshot) -> None:

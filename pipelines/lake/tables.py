@@ -13,7 +13,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pipelines.errors import LakeError
@@ -120,7 +120,7 @@ class Lake:
         if rows.num_rows == 0:
             return self.version(name)
         rows = self._checked(name, rows)
-        table = self._open(name) or self._create(name)
+        table = self._writable(name, run_id) or self._create(name)
         self._in_words(name, lambda: write_deltalake(table, rows, mode="append", commit_properties=_commit(run_id)))
         return self.version(name)
 
@@ -132,7 +132,7 @@ class Lake:
         """
         if rows.num_rows == 0:
             return self.version(name)
-        table = self._open(name)
+        table = self._writable(name, run_id)
         if table is None:
             return self.append(name, rows, run_id=run_id)
         rows = self._checked(name, rows)
@@ -180,6 +180,9 @@ class Lake:
             if "failed to fetch metadata for file" in str(error).lower():
                 return None
             raise LakeError(_damaged(name, self._root, error)) from error
+        for field in TABLES[name]:
+            if field.nullable and field.name not in feed.schema.names:
+                feed = feed.append_column(field, pa.nulls(len(feed), field.type))
         columns = [*TABLES[name].names, "_change_type", "_commit_version"]
         types = [*TABLES[name].types, pa.string(), pa.int64()]
         return feed.select(columns).cast(pa.schema(list(zip(columns, types, strict=True))))
@@ -225,6 +228,32 @@ class Lake:
             ),
         )
 
+    def _writable(self, name: str, run_id: str) -> DeltaTable | None:
+        """The table with every column of today's schema: one from before a column existed gets it, empty."""
+        table = self._open(name)
+        lacking = [] if table is None else self._lacking(name, table)
+        if table is None or not lacking:
+            return table
+        fields = [field for field in Schema.from_arrow(TABLES[name]).fields if field.name in lacking]
+        self._in_words(name, lambda: table.alter.add_columns(fields, commit_properties=_commit(run_id)))
+        return self._open(name)
+
+    def _lacking(self, name: str, table: DeltaTable) -> list[str]:
+        """Columns that the table was written without; they read as null.
+
+        Raises:
+            LakeError: one of them cannot be null.
+        """
+        stored = {field.name for field in table.schema().fields}
+        lacking = [field for field in TABLES[name] if field.name not in stored]
+        if not all(field.nullable for field in lacking):
+            raise LakeError(
+                f"table {name!r} under {self._root} lacks the columns {sorted(f.name for f in lacking)}: it was "
+                "written by another version of Lockstep; use a new LOCKSTEP_HOME, or move the table away so that it is "
+                "derived anew"
+            )
+        return [field.name for field in lacking]
+
     def _has_leftovers(self, name: str) -> bool:
         folder = Path(self.uri(name))
         return folder.is_dir() and any(folder.glob("**/*.parquet"))
@@ -233,13 +262,7 @@ class Lake:
         table = self._open(name)
         if table is None:
             return ds.dataset(TABLES[name].empty_table())
-        stored = {field.name for field in table.schema().fields}
-        lacking = set(TABLES[name].names) - stored
-        if lacking:
-            raise LakeError(
-                f"table {name!r} under {self._root} lacks the columns {sorted(lacking)}: it was written by another "
-                "version of Lockstep; use a new LOCKSTEP_HOME, or move the table away so that it is derived anew"
-            )
+        self._lacking(name, table)
         # Our own schema: a merge writes files whose strings would else read back as views, which have few kernels.
         return self._tables.dataset(self.uri(name), TABLES[name], version)
 

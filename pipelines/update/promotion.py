@@ -30,7 +30,7 @@ def reconcile(project: Project, *, run_id: str) -> Snapshot | None:
     if recorded is not None:
         changed.append(replace(recorded, status="retired", run_id=run_id))
     if actual is not None:
-        actual = replace(actual, status="live", run_id=run_id)
+        actual = snapshots.gone_live(actual, run_id=run_id)
         changed.append(actual)
     snapshots.record(project.lake, *changed)
     return actual
@@ -91,7 +91,7 @@ def swap(project: Project, snapshot: Snapshot, live: Snapshot | None, *, action:
     detail = {"from": live.snapshot_id if live else None, "to": snapshot.snapshot_id, "digest": snapshot.digest}
     write_audit(project, action=action, target=f"index:{project.alias}", detail=detail, run_id=run_id)
     index.point_alias(project.alias, snapshot.collection)
-    changed = [replace(snapshot, status="live", run_id=run_id)]
+    changed = [snapshots.gone_live(snapshot, run_id=run_id)]
     if live is not None:
         changed.append(replace(live, status="retired", run_id=run_id))
     snapshots.record(project.lake, *changed)

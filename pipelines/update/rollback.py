@@ -61,14 +61,38 @@ def _target(history: list[Snapshot], live: Snapshot, snapshot_id: str | None) ->
                 "'retired' (`lockstep snapshots`)"
             )
         return target
-    earlier = [s for s in history if s.status == "retired" and s.sequence < live.sequence]
-    if live.kind == "rollback":  # it is newer than what it brought back
-        earlier = [s for s in earlier if s.manifest_version < live.manifest_version]
-    if not earlier:
+    found = _before(history, live)
+    if found is None:
         raise SnapshotNotFound(
             f"no snapshot was live before {live.snapshot_id}; name one to go to (`lockstep snapshots` lists them)"
         )
-    return earlier[-1]
+    return found
+
+
+def _before(history: list[Snapshot], live: Snapshot) -> Snapshot | None:
+    """The nearest of the live snapshot's parents that was live itself.
+
+    Not the one with the number before: after 1, 2, back to 1 and an update to 3, what was before 3 is 1. A snapshot
+    that a rollback built again stands where the one stands that it brought back.
+    """
+    known = {s.snapshot_id: s for s in history}
+    here: Snapshot | None = live
+    while here is not None:
+        here = known.get(_original(history, here).parent or "")
+        if here is not None and here.status == "retired":
+            return here
+    return None
+
+
+def _original(history: list[Snapshot], snapshot: Snapshot) -> Snapshot:
+    """What a rollback built again, when that is how the snapshot came to be; else the snapshot itself."""
+    if snapshot.kind != "rollback":
+        return snapshot
+    what = (snapshot.manifest_version, snapshot.digest, snapshot.recipe_fp, snapshot.model_fp)
+    same = [
+        s for s in history if s.kind != "rollback" and (s.manifest_version, s.digest, s.recipe_fp, s.model_fp) == what
+    ]
+    return next(iter(same), snapshot)  # the history is sorted: the first one, before any nightly rebuild of it
 
 
 def _rebuild(project: Project, target: Snapshot, *, run_id: str, progress: Progress | None) -> Snapshot:

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.errors import LakeError
 from pipelines.lake.manifest import active_documents, changes_between
-from pipelines.lake.schemas import ACL_SETS, DOCUMENTS
+from pipelines.lake.schemas import ACL_SETS, DOCUMENTS, TABLES
 from pipelines.lake.tables import Lake
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -143,3 +143,54 @@ def test_a_missing_data_file_is_an_error_that_names_the_table(lake: Lake, tmp_pa
         file.unlink()
     with pytest.raises(LakeError, match="documents"):
         lake.read("documents")
+
+
+def _before_a_column_existed(monkeypatch: pytest.MonkeyPatch, column: str = "detected_at") -> None:
+    older = pa.schema([field for field in DOCUMENTS if field.name != column])
+    monkeypatch.setitem(TABLES, "documents", older)
+
+
+def _older(*rows: dict[str, object]) -> pa.Table:
+    return documents(*rows).drop_columns(["detected_at"])
+
+
+def test_a_table_from_before_a_column_existed_is_read_with_nulls_there(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as then:
+        _before_a_column_existed(then)
+        lake.merge("documents", _older(document("a")), key="doc_id", run_id="1")
+        lake.merge("documents", _older(document("b")), key="doc_id", run_id="2")
+    before = lake.version("documents")
+    assert lake.read("documents").schema == DOCUMENTS
+    assert lake.read("documents")["detected_at"].null_count == 2
+    assert active_documents(lake, 1)["uri"].to_pylist() == ["a"]
+    assert lake.version("documents") == before
+
+
+def test_such_a_table_gets_the_column_with_the_first_write_and_its_change_feed_goes_on(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as then:
+        _before_a_column_existed(then)
+        lake.merge("documents", _older(document("a"), document("b")), key="doc_id", run_id="1")
+    before = lake.version("documents")
+    lake.merge("documents", documents({**document("b", content="b"), "detected_at": NOW}), key="doc_id", run_id="2")
+    assert {row["uri"]: row["detected_at"] for row in lake.read("documents").to_pylist()} == {"a": None, "b": NOW}
+    changes = changes_between(lake, before, lake.version("documents"))
+    assert changes is not None
+    assert changes.before["detected_at"].to_pylist() == [None]
+    assert changes.after["detected_at"].to_pylist() == [NOW]
+    assert active_documents(lake, before)["detected_at"].to_pylist() == [None, None]
+
+
+def test_a_table_that_lacks_a_column_which_cannot_be_empty_is_refused(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as then:
+        _before_a_column_existed(then, "tenant")
+        lake.merge("documents", documents(document("a")).drop_columns(["tenant"]), key="doc_id", run_id="1")
+    with pytest.raises(LakeError, match=r"lacks the columns \['tenant'\].*move the table away"):
+        lake.read("documents")
+    with pytest.raises(LakeError, match="tenant"):
+        lake.merge("documents", documents(document("a")), key="doc_id", run_id="2")
