@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Literal, Self
 
@@ -21,19 +22,23 @@ from pipelines.errors import ConfigError, SourceError
 from pipelines.identity import content_hash
 from pipelines.sources.base import (
     RECORD_MEDIA_TYPE,
+    Check,
     Fetched,
     FetchFailure,
+    Hint,
     Listing,
     ListingBuilder,
     Problem,
     Progress,
     SourceItem,
 )
+from pipelines.sources.hinted import hinted_part
 from pipelines.sources.record_files import READERS, BadRow, Row, UnreadableFile
 from pipelines.sources.section import Section, SourceSection
 from pipelines.sources.uris import encode_uri
 
 _ATTEMPTS = 3
+_CHECKED_ROWS = 100
 _MAX_ID_BYTES = 1_024  # ids are matched with access rules and stored in the index
 
 
@@ -109,6 +114,29 @@ class RecordFile:
             f"source {self._config.name!r}: {self._config.path} changed while it was listed, {_ATTEMPTS} times in a "
             "row; no document was changed, run the update again (write a new file and rename it over the old one)"
         )
+
+    def look(self, hints: Sequence[Hint]) -> Listing:
+        """The records that the hints name; the whole file is read for it, as rows have no fixed place.
+
+        Raises:
+            SourceError: as for `list`.
+        """
+        return hinted_part(self.list(), hints)
+
+    def check(self) -> Iterator[Check]:
+        """Whether the file can be read, and whether the first rows in it are documents."""
+        try:
+            rows = list(islice(self._records(), _CHECKED_ROWS))
+        except SourceError as error:
+            yield Check("read", False, str(error))
+            return
+        good = sum(not isinstance(row, Problem) for row in rows)
+        yield Check("read", True, f"{self._config.path} can be read")
+        first = next((row for row in rows if isinstance(row, Problem)), None)
+        if first is not None:
+            yield Check("rows", False, f"{len(rows) - good} of the first {len(rows)} rows: {first.message}")
+        else:
+            yield Check("rows", True, f"the first {good} rows are documents" if good else "the file has no rows yet")
 
     def fetch(self, uris: Iterable[str]) -> Iterator[Fetched | FetchFailure]:
         """The records of these ids in the order of the file, in one pass over it: ask for all of them at once."""
