@@ -8,36 +8,38 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from pipelines.commands.invocation import config_option, json_option, open_console, open_project, writing
 from pipelines.console import Console, columns, progress_bars
 from pipelines.errors import AccessError, ConfigError, LockstepError
 from pipelines.home import Home
 
-if TYPE_CHECKING:
-    from pipelines.update.project import Project
-
 _USAGE = (ConfigError, AccessError)
 
-config_option = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("lockstep.yaml"),
-    show_default=True,
-    envvar="LOCKSTEP_CONFIG",
-    help="Configuration file.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+_LATER: dict[str, str] = {}
+"""Commands that live in `pipelines.commands`, as module:attribute, one module a group: imported when asked for."""
 
 
 class _Command(click.Group):
     """Turns errors that Lockstep raises on purpose into a message and an exit status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands."""
+        return sorted({*super().list_commands(ctx), *_LATER})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now if it lives in a module of its own."""
+        if cmd_name not in _LATER:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = _LATER[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -68,35 +70,6 @@ def main() -> None:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
 
-@contextmanager
-def _writing(home: Home) -> Iterator[None]:
-    """Let a data folder that cannot be written (full, read-only) be a message: Dagster's history stops on it, too."""
-    from sqlalchemy.exc import DBAPIError
-
-    try:
-        yield
-    except (OSError, DBAPIError) as error:
-        raise LockstepError(
-            f"writing under {home.root}: {getattr(error, 'orig', None) or error}; free space on that disk and make the "
-            "folder writable, then run the command again: it continues where it stopped"
-        ) from error
-
-
-def _console(as_json: bool) -> Console:
-    console = Console(as_json=as_json)
-    click.get_current_context().obj = console
-    context = click.get_current_context().parent
-    if context is not None:
-        context.obj = console
-    return console
-
-
-def _project(config_path: Path) -> Project:
-    from pipelines.update.project import Project
-
-    return Project.open(config_path, Home.from_environment())
-
-
 @main.command()
 @config_option
 @json_option
@@ -107,8 +80,8 @@ def plan(config_path: Path, as_json: bool, approve_deletions: bool) -> None:
 
     from pipelines.update.plan import plan as make_plan
 
-    console = _console(as_json)
-    found = make_plan(_project(config_path), approve_deletions=approve_deletions)
+    console = open_console(as_json)
+    found = make_plan(open_project(config_path), approve_deletions=approve_deletions)
     documents = {
         "added": found.added,
         "changed": found.changed,
@@ -151,13 +124,13 @@ def update(config_path: Path, as_json: bool, full: bool, approve_deletions: bool
     from pipelines import summary
     from pipelines.config import load_config
 
-    console = _console(as_json)
+    console = open_console(as_json)
     load_config(config_path)  # a wrong configuration is a usage error, before anything starts
     from jobs.run import run_job
     from pipelines.definitions import defs
 
     home = Home.from_environment()
-    with progress_bars() as bars, _writing(home):
+    with progress_bars() as bars, writing(home):
         outcome = run_job(
             defs,
             "nightly_rebuild" if full else "incremental_update",
@@ -214,14 +187,14 @@ def query(
     from pipelines.query import Asker
     from pipelines.retrieval.snippet import snippet
 
-    console = _console(as_json)
+    console = open_console(as_json)
     if (text is None) == (batch is None):
         raise click.UsageError("give a question, or --batch FILE with questions, and not both")
     if output == "trec" and batch is None:
         raise click.UsageError("--format trec goes with --batch FILE")
     if not principals:
         console.note("nobody asks (--as was not given), and nobody may read anything: no results")
-    asker = Asker(_project(config_path))
+    asker = Asker(open_project(config_path))
     if batch is not None:
         answer_batch(console, asker, batch, principals, k=k, mode=mode, trec=output == "trec")
         return
@@ -243,8 +216,8 @@ def verify(config_path: Path, as_json: bool) -> None:
     """Read the live collection back and compare it with the tables."""
     from pipelines.update.verify import verify as read_back
 
-    console = _console(as_json)
-    report = read_back(_project(config_path))
+    console = open_console(as_json)
+    report = read_back(open_project(config_path))
     told = {
         "ok": report.ok,
         "snapshot_id": report.snapshot_id,
@@ -277,8 +250,8 @@ def snapshots(config_path: Path, as_json: bool) -> None:
     """List the history of the index, newest first, like git log."""
     from pipelines.lake.snapshots import history
 
-    console = _console(as_json)
-    project = _project(config_path)
+    console = open_console(as_json)
+    project = open_project(config_path)
     found = [
         {
             "snapshot_id": s.snapshot_id,
@@ -309,8 +282,8 @@ def rollback(snapshot: str | None, config_path: Path, as_json: bool) -> None:
     from pipelines.identity import fingerprint
     from pipelines.update.rollback import rollback as go_back
 
-    console = _console(as_json)
-    project = _project(config_path)
+    console = open_console(as_json)
+    project = open_project(config_path)
     run_id = "cli-" + fingerprint("rollback", {"pid": os.getpid(), "random": os.urandom(8)})[:12]
     with project.writer(run_id, "rollback"), progress_bars() as bars:
         report = go_back(project, snapshot, run_id=run_id, progress=bars.of("index"))
@@ -337,8 +310,8 @@ def status(config_path: Path, as_json: bool) -> None:
     from pipelines.update.status import as_json as to_json
     from pipelines.update.status import status as look
 
-    console = _console(as_json)
-    found = look(_project(config_path))
+    console = open_console(as_json)
+    found = look(open_project(config_path))
     rows = [(part.name, part.health, part.message) for part in found.parts]
     console.result(to_json(found), [found.health, *columns(rows, ("part", "health", "what is known"))])
     if found.health == "unhealthy":
