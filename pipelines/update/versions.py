@@ -1,0 +1,230 @@
+"""Every version of every document: kept from the manifest's change feed, and told with the snapshots that had it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.errors import LockstepError
+from pipelines.lake import manifest, snapshots
+from pipelines.lake.schemas import DOCUMENT_VERSIONS
+from pipelines.lake.snapshots import Snapshot
+from pipelines.update.project import Project
+
+TABLE = "document_versions"
+_COMMITS = 200  # of the manifest, read at a time
+_BEFORE = frozenset({"update_preimage", "delete"})
+_LABELS = ("acl_id", "tenant", "classification")
+Row = dict[str, Any]
+
+
+def catch_up(project: Project, *, run_id: str) -> int:
+    """Keep what the manifest's commits since the last call did, and return how many versions that were.
+
+    An update calls this after each merge. One that died in between is made good by the next. Where the change feed no
+    longer reaches back, each document's present state is kept as a version called `gap`.
+    """
+    lake = project.lake
+    version = lake.version(manifest.TABLE)
+    known = _newest(project)
+    if known > version:  # the manifest was lost and made again, or restored: its numbers mean something else now
+        return _fill(project, version, run_id=run_id)
+    added = 0
+    while known < version:
+        until = min(known + _COMMITS, version)
+        feed = lake.changes(manifest.TABLE, known, until)
+        if feed is None:
+            return added + _fill(project, version, run_id=run_id)
+        rows = _versions(feed)
+        lake.append(TABLE, pa.Table.from_pylist(rows, schema=DOCUMENT_VERSIONS), run_id=run_id)
+        added += len(rows)
+        known = until
+    return added
+
+
+def _newest(project: Project) -> int:
+    """The manifest's version up to which everything is kept; -1 for nothing."""
+    kept = project.lake.read(TABLE, ["durable_at", "manifest_version"])
+    if not kept.num_rows:
+        return -1
+    newest = kept.sort_by([("durable_at", "descending"), ("manifest_version", "descending")])
+    return int(newest["manifest_version"][0].as_py())
+
+
+def _versions(feed: pa.Table) -> list[Row]:
+    before = {
+        (row["_commit_version"], row["doc_id"]): row
+        for row in feed.filter(pc.is_in(feed["_change_type"], pa.array(sorted(_BEFORE)))).to_pylist()
+    }
+    after = feed.filter(pc.invert(pc.is_in(feed["_change_type"], pa.array(sorted(_BEFORE)))))
+    return [
+        _version(row, _change(before.get((row["_commit_version"], row["doc_id"])), row), row["_commit_version"])
+        for row in after.sort_by([("_commit_version", "ascending"), ("uri", "ascending")]).to_pylist()
+    ]
+
+
+def _change(before: Row | None, after: Row) -> str:
+    """What happened to a document between two states."""
+    if after["status"] == manifest.DELETED:
+        return "deleted"
+    if after["quarantined_hash"] and (before is None or before["quarantined_hash"] != after["quarantined_hash"]):
+        return "quarantined"
+    if before is None or before["status"] == manifest.QUARANTINED != after["status"]:
+        return "added"
+    if before["status"] == manifest.DELETED:
+        return "restored"
+    if before["content_hash"] != after["content_hash"]:
+        return "changed"
+    return "access" if any(before[name] != after[name] for name in _LABELS) else "attributes"
+
+
+def _version(row: Row, change: str, manifest_version: int) -> Row:
+    given = {name: row[name] for name in DOCUMENT_VERSIONS.names if name in row}
+    return {**given, "change": change, "durable_at": row["updated_at"], "manifest_version": manifest_version}
+
+
+def _fill(project: Project, version: int, *, run_id: str) -> int:
+    """Keep the present state of every document, and say that what was before it is not known."""
+    now = datetime.now(UTC)
+    rows = [
+        {**_version(row, "gap", version), "durable_at": now, "run_id": run_id}
+        for row in project.lake.read(manifest.TABLE).to_pylist()
+    ]
+    project.lake.append(TABLE, pa.Table.from_pylist(rows, schema=DOCUMENT_VERSIONS), run_id=run_id)
+    return len(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentVersion:
+    """One state of a document. `label` is the source's own name of the version; all times are UTC.
+
+    `changed_at` by the source's clock, `detected_at` when Lockstep first heard of it, `durable_at` when the manifest
+    said so, `searchable_at` when readers first saw a snapshot that had it (for a deletion: that no longer had the
+    document). `snapshot_id` is the first snapshot built with it.
+    """
+
+    version: int
+    change: str
+    content_hash: str
+    size_bytes: int
+    media_type: str
+    title: str
+    label: str | None
+    author: str | None
+    readers: tuple[str, ...]
+    changed_at: datetime | None
+    detected_at: datetime | None
+    durable_at: datetime
+    searchable_at: datetime | None
+    manifest_version: int
+    run_id: str
+    snapshot_id: str | None
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentHistory:
+    """All known versions of one document, newest first."""
+
+    source: str
+    uri: str
+    doc_id: str
+    status: str
+    versions: tuple[DocumentVersion, ...]
+
+
+def history(project: Project, uri: str, source: str | None = None) -> list[DocumentHistory]:
+    """The versions of every document of that uri: one a source that has it.
+
+    Raises:
+        LockstepError: no document has ever had that uri; near ones are named.
+    """
+    rows = project.lake.read(TABLE, where=pc.field("uri") == uri).to_pylist()
+    documents = project.lake.read(manifest.TABLE, where=pc.field("uri") == uri).to_pylist()
+    now = {row["source"]: row for row in documents if source in (None, row["source"])}
+    by_source: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if source in (None, row["source"]):
+            by_source[row["source"]].append(row)
+    if not by_source and not now:
+        raise LockstepError(_unknown(project, uri, source))
+    known = snapshots.history(project.lake, project.alias)
+    readers = {row["acl_id"]: tuple(row["principals"]) for row in project.lake.read("acl_sets").to_pylist()}
+    return [
+        DocumentHistory(
+            source=name,
+            uri=uri,
+            doc_id=next(iter(by_source[name] or [now[name]]))["doc_id"],
+            status=now[name]["status"] if name in now else "unknown",
+            versions=tuple(_told(by_source[name], known, readers)),
+        )
+        for name in sorted({*by_source, *now})
+    ]
+
+
+def _told(rows: list[Row], known: list[Snapshot], readers: dict[int, tuple[str, ...]]) -> Iterable[DocumentVersion]:
+    rows = sorted(rows, key=lambda row: (row["durable_at"], row["manifest_version"]), reverse=True)
+    live = snapshots.live(known)
+    until: int | None = None  # the manifest version in which the document was already something else
+    live_found = live is None
+    for row in rows:
+        since = row["manifest_version"]
+        having = [
+            s
+            for s in known
+            if s.manifest_version >= since
+            and (until is None or s.manifest_version < until)
+            and s.created_at >= row["durable_at"]  # not one of another manifest, which was lost since
+        ]
+        seen = [s.promoted_at for s in having if s.promoted_at is not None]
+        is_live = not live_found and live is not None and live.manifest_version >= since
+        live_found = live_found or is_live
+        metadata = _object(row["metadata"])
+        yield DocumentVersion(
+            version=row["version"],
+            change=row["change"],
+            content_hash=row["content_hash"],
+            size_bytes=row["size_bytes"],
+            media_type=row["media_type"],
+            title=row["title"],
+            label=_text(metadata.get("version_label")),
+            author=_text(metadata.get("author")),
+            readers=readers.get(row["acl_id"], ()),
+            changed_at=row["modified_at"],
+            detected_at=row["detected_at"],
+            durable_at=row["durable_at"],
+            searchable_at=min(seen, default=None),
+            manifest_version=since,
+            run_id=row["run_id"],
+            snapshot_id=having[0].snapshot_id if having else None,
+            live=is_live,
+        )
+        until = since
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _unknown(project: Project, uri: str, source: str | None) -> str:
+    known = project.lake.read(manifest.TABLE, ["source", "uri"]).to_pylist()
+    uris = sorted({row["uri"] for row in known if source in (None, row["source"])})
+    tail = uri.rpartition("/")[2].lower()
+    near = [known for known in uris if tail and tail in known.lower()][:5]
+    near = list(dict.fromkeys([*near, *get_close_matches(uri, uris, n=5)]))[:5]
+    where = f"source {source!r}" if source else "any source"
+    told = f"near ones are: {', '.join(near)}" if near else "`lockstep query` shows the addresses of what it finds"
+    return f"no document of {where} has or had the uri {uri!r}; {told}"
