@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from pipelines.errors import ConfigError
 from pipelines.sources.registry import KINDS
-from pipelines.sources.section import Name, Section, SourceSection
+from pipelines.sources.section import Name, Section, SourceSection, StreamsConfig
 
 if TYPE_CHECKING:
     SourceConfig: TypeAlias = SourceSection
@@ -85,14 +85,6 @@ class LimitsConfig(Section):
 
     max_failures: int = Field(default=200, ge=0)
     max_failure_ratio: float = Field(default=0.5, ge=0, le=1)
-
-
-class StreamsConfig(Section):
-    """How much of a flood is taken at a time; the rest waits where it is."""
-
-    batch_events: int = Field(default=1_000, ge=1)  # made durable in one commit
-    max_events_per_update: int = Field(default=20_000, ge=1)  # applied by one update; the next one goes on
-    max_event_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # a larger one becomes a dead letter
 
 
 class RetentionConfig(Section):

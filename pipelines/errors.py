@@ -49,6 +49,11 @@ class MassDeletionRefused(SourceError):
 
     transient = False
 
+    def __init__(self, message: str, *, doc_ids: tuple[str, ...] = (), total: int = 0) -> None:
+        super().__init__(message)
+        self.doc_ids = doc_ids  # what would go
+        self.total = total  # what the source has now
+
 
 class SourceForbidden(SourceError):
     """The source is there, and these credentials may not read it: waiting does not cure that."""

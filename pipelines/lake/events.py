@@ -12,18 +12,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.home import Home
 from pipelines.identity import content_hash, fingerprint
-from pipelines.lake.blobs import BlobStore
 from pipelines.lake.lock import waiting_lock
 from pipelines.lake.schemas import CHANGE_EVENTS
-from pipelines.lake.tables import Lake
 
 TABLE = "change_events"
-EventType = Literal["upsert", "delete", "changed", "rejected"]
+EventType = Literal["upsert", "delete", "changed", "rejected", "observed", "absent", "failed", "recovered"]
+
+ANNOUNCED: tuple[EventType, ...] = ("upsert", "delete", "changed")
+FOUND: tuple[EventType, ...] = ("observed", "absent", "failed", "recovered", "rejected")
+"""What an update applies: the results of looks at a source, and messages that nobody understood."""
+
+_VERSIONED = ("upsert", "delete")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,9 @@ class Event:
     """One announced change.
 
     `upsert` and `delete` say what a document is, with a `version` of its own; `changed` only hints that it should be
-    looked at; `rejected` is a message that could not be understood, with its payload as `content`.
+    looked at; `rejected` is a message that could not be understood, with its payload as `content`. The others are what
+    a look at the source found: `observed` and `absent` documents, and what `failed` and has `recovered`; of these the
+    latest counts.
     """
 
     source: str
@@ -41,6 +48,9 @@ class Event:
     subtree: bool = False
     version: int | None = None
     content: bytes | None = None  # stored in the blob folder when the event is appended
+    stored: str | None = None  # content hash of bytes that are in the blob folder already
+    size_bytes: int | None = None
+    etag: str | None = None
     pointer: str | None = None
     media_type: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)  # title, author, created, version_label, ...
@@ -54,11 +64,11 @@ class Event:
     def identity(self, payload: str | None) -> str:
         """What is announced, not how it was delivered: a document's event that comes again is the same one.
 
-        A hint, and a message that nobody understands, is itself each time.
+        Any other event is itself each time.
         """
         parts: dict[str, object] = {"source": self.source, "uri": self.uri, "type": self.type}
-        if self.type in ("changed", "rejected"):
-            parts |= {"origin": self.origin, "subtree": self.subtree, "payload": payload}
+        if self.type not in _VERSIONED:
+            parts |= {"origin": self.origin, "subtree": self.subtree, "payload": payload, "error": self.error}
         else:
             parts |= {
                 "version": self.version,
@@ -85,6 +95,10 @@ class EventLog:
     """The table `change_events` and the bytes that its rows name. Appended by anybody, at any time."""
 
     def __init__(self, home: Home) -> None:
+        # Here, because every parse worker imports the configuration and with it this module.
+        from pipelines.lake.blobs import BlobStore
+        from pipelines.lake.tables import Lake
+
         self._home = home
         self._lake = Lake(home.lake)
         self._blobs = BlobStore(home.blobs)
@@ -97,13 +111,11 @@ class EventLog:
         """
         if not events:
             return Appended(0, 0, self.last_sequence())
-        payloads = [None if event.content is None else content_hash(event.content) for event in events]
+        payloads = [event.stored if event.content is None else content_hash(event.content) for event in events]
         rows = {event.identity(payload): (event, payload) for event, payload in zip(events, payloads, strict=True)}
         with waiting_lock(self._home.events_lock):
-            known = self._lake.read(TABLE, ["event_id", "sequence"])
-            last = pc.max(known["sequence"]).as_py() or 0
-            ids = pa.array(list(rows), pa.string())
-            fresh = ids.filter(pc.invert(pc.is_in(ids, value_set=known["event_id"].combine_chunks()))).to_pylist()
+            last = self.last_sequence()
+            fresh = self._unknown(rows)
             for event_id in fresh:
                 content = rows[event_id][0].content
                 if content is not None:
@@ -115,20 +127,25 @@ class EventLog:
             self._lake.append(TABLE, table, run_id=run_id)
         return Appended(len(fresh), len(events) - len(fresh), last + len(fresh))
 
+    def _unknown(self, rows: Mapping[str, tuple[Event, str | None]]) -> list[str]:
+        """The event ids that the log does not have yet."""
+        if all(event.type in FOUND and event.type != "rejected" for event, _ in rows.values()):
+            return list(rows)  # each is itself: there is nothing to look for
+        known = self._lake.read(TABLE, ["event_id"])["event_id"].combine_chunks()
+        ids = pa.array(list(rows), pa.string())
+        fresh: list[str] = ids.filter(pc.invert(pc.is_in(ids, value_set=known))).to_pylist()
+        return fresh
+
     def last_sequence(self) -> int:
         """Of the newest event, 0 for none."""
         return pc.max(self._lake.read(TABLE, ["sequence"])["sequence"]).as_py() or 0
 
-    def after(self, sequences: Mapping[str, int], columns: Sequence[str] | None = None) -> pa.Table:
-        """Events of those sources that are newer than the sequence given for each, oldest first."""
-        if not sequences:
-            return CHANGE_EVENTS.empty_table().select(list(columns or CHANGE_EVENTS.names))
-        where = pc.scalar(False)
-        for source, sequence in sequences.items():
-            where |= (pc.field("source") == source) & (pc.field("sequence") > sequence)
-        names = list(dict.fromkeys([*(columns or CHANGE_EVENTS.names), "sequence"]))
-        found = self._lake.read(TABLE, names, where=where).sort_by("sequence")
-        return found.select(list(columns)) if columns else found
+    def after(self, source: str, sequence: int, types: Sequence[EventType], *, until: int | None = None) -> pa.Table:
+        """Events of a source of those types that are newer than a sequence, oldest first."""
+        where = (pc.field("sequence") > sequence) & (pc.field("source") == source) & pc.field("type").isin(list(types))
+        if until is not None:
+            where &= pc.field("sequence") <= until
+        return self._lake.read(TABLE, where=where).sort_by("sequence")
 
     def state(self, source: str, *, until: int | None = None, uris: Iterable[str] | None = None) -> pa.Table:
         """What the events of a source say about each document: one row of `change_events` each, deleted ones included.
@@ -149,10 +166,21 @@ class EventLog:
         keys = self._lake.read(TABLE, ["uri", "version", "type", "event_id", "sequence"], where=where)
         order = [("uri", "ascending"), ("version", "descending"), ("type", "ascending"), ("event_id", "descending")]
         keys = keys.sort_by(order)  # "delete" comes before "upsert"
-        first = pc.not_equal(keys["uri"].combine_chunks()[1:], keys["uri"].combine_chunks()[:-1]) if len(keys) else None
-        mask = pa.array([], pa.bool_()) if first is None else pa.concat_arrays([pa.array([True]), first])
-        winners = keys.filter(mask)["sequence"]
-        return self._lake.read(TABLE, where=pc.field("sequence").isin(winners.combine_chunks())).sort_by("uri")
+        names = keys["uri"].combine_chunks()
+        first = np.ones(len(names), np.bool_)
+        if len(names) > 1:
+            first[1:] = pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)
+        winners = keys["sequence"].filter(pa.array(first)).combine_chunks()
+        return self._lake.read(TABLE, where=pc.field("sequence").isin(winners)).sort_by("uri")
+
+
+def as_table(events: Sequence[Event], *, after: int) -> pa.Table:
+    """Events as rows of the log that come after a sequence; nothing is stored."""
+    rows = []
+    for number, event in enumerate(events, start=after + 1):
+        payload = event.stored if event.content is None else content_hash(event.content)
+        rows.append(_row(event.identity(payload), number, event, payload))
+    return pa.Table.from_pylist(rows, schema=CHANGE_EVENTS)
 
 
 def _row(event_id: str, sequence: int, event: Event, payload: str | None) -> dict[str, object]:
@@ -165,6 +193,8 @@ def _row(event_id: str, sequence: int, event: Event, payload: str | None) -> dic
         "subtree": event.subtree,
         "version": event.version,
         "content_hash": payload,
+        "size_bytes": event.size_bytes,
+        "etag": event.etag,
         "pointer": event.pointer,
         "media_type": event.media_type,
         "attributes": json.dumps(dict(event.attributes), ensure_ascii=False, sort_keys=True, default=str),

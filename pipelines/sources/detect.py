@@ -7,6 +7,7 @@ Nothing is read here and nothing is written. The caller fetches what `look` name
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 import numpy as np
@@ -75,12 +76,13 @@ class Decision:
 def decide(
     previous: pa.Table,
     listing: Listing,
-    guard: GuardConfig,
+    guard: GuardConfig | None,
     *,
     labels: Labels,
     source: str = "",
     approve_deletions: bool = False,
     thorough: bool = False,
+    asked: frozenset[str] = frozenset(),
 ) -> Decision:
     """What differs between the manifest's rows of one source and what the source holds now.
 
@@ -91,11 +93,12 @@ def decide(
     Args:
         previous: rows of `documents` of this source, deleted ones included; each uri once.
         listing: what the source holds.
-        guard: how much may be deleted without a word from the operator.
+        guard: how much may be deleted without a word from the operator; None: somebody else asks.
         labels: the source's access rules, tenant and classification.
         source: its name, for messages.
         approve_deletions: the operator has said that the documents may go.
         thorough: look at every listed document.
+        asked: uris to look at in any case.
 
     Raises:
         MassDeletionRefused: more would be deleted than `guard` allows, or everything.
@@ -107,11 +110,14 @@ def decide(
     listed[at[at >= 0]] = True
 
     reasons = _reasons(previous, items, at, known, thorough=thorough)
+    if asked:
+        wanted = pc.is_in(items["uri"], value_set=pa.array(sorted(asked), pa.string())).to_numpy().astype(np.bool_)
+        reasons[(reasons == 0) & wanted] = _ASKED
     rows = np.flatnonzero(reasons > 0)
     absent = np.flatnonzero(known & ~listed)
     gone = absent[~_protected(previous["uri"].take(pa.array(absent)), listing)]
-    if not approve_deletions:
-        _guard(previous, gone, len(items), guard, source)
+    if guard is not None and not approve_deletions:
+        guard_deletions(previous, gone, guard, source=source, left=len(items))
 
     acl = np.empty(len(previous), np.int64)  # only the rows of documents that stay are filled
     acl_items = labels.acl_ids(items["uri"], items["readers"])
@@ -193,27 +199,54 @@ def _below(uri: str, folders: set[str]) -> bool:
     return False
 
 
-def _guard(previous: pa.Table, gone: Ints, items: int, guard: GuardConfig, source: str) -> None:
+def guard_deletions(
+    previous: pa.Table, gone: Ints, guard: GuardConfig, *, source: str, left: int, since: datetime | None = None
+) -> None:
+    """Refuse to delete more of a source than the guard allows without a word from the operator.
+
+    Args:
+        previous: rows of `documents` of this source, deleted ones included.
+        gone: positions of those that would be deleted.
+        guard: how much may go.
+        source: its name, for the message.
+        left: documents that the source would have afterwards.
+        since: count deletions of that time and later too, so that many small ones are one large one.
+
+    Raises:
+        MassDeletionRefused: more would go, or everything.
+    """
     served = pc.equal(previous["status"], "active").to_numpy().astype(np.bool_)
     total, lost = int(served.sum()), int(served[gone].sum())
-    share = lost / total if total else 0.0
-    emptied = lost > 0 and items == 0 and lost == total
-    if share <= guard.max_deleted_share or not (total >= guard.min_documents or emptied):
+    before = 0 if since is None or not lost else _deleted_since(previous, since)
+    share = (lost + before) / (total + before) if total else 0.0
+    emptied = lost > 0 and left == 0 and lost == total
+    if share <= guard.max_deleted_share or not (total + before >= guard.min_documents or emptied):
         return
     examples = ", ".join(previous["uri"].take(pa.array(gone[:3])).to_pylist())
-    found = "the source is empty now" if emptied else f"{items:,} documents are there now"
+    found = "the source is empty now" if emptied else f"{left:,} documents are there now"
+    also = f", {before:,} more within {guard.window_seconds:.0f} s before," if before else ""
     raise MassDeletionRefused(
-        f"source {source!r}: an update would delete {lost:,} of {total:,} documents ({share:.0%}), and "
+        f"source {source!r}: an update would delete {lost:,} of {total:,} documents{also} ({share:.0%}), and "
         f"`guard.max_deleted_share` allows {guard.max_deleted_share:.0%}; {found}, and missing is for instance "
         f"{examples}. Nothing was deleted. If the source is not mounted or not complete, restore it and run the update "
-        "again; if the documents shall go, run `lockstep update --approve-deletions`"
+        f"again; if the documents shall go, run `lockstep approve {source}` and the update again, or "
+        "`lockstep update --approve-deletions`",
+        doc_ids=tuple(previous["doc_id"].take(pa.array(gone)).to_pylist()),
+        total=total,
     )
+
+
+def _deleted_since(previous: pa.Table, since: datetime) -> int:
+    if "deleted_at" not in previous.schema.names:
+        return 0
+    recent = pc.and_(pc.equal(previous["status"], "deleted"), pc.greater(previous["deleted_at"], since))
+    return int(pc.sum(pc.fill_null(recent, False)).as_py() or 0)
 
 
 def _unlisted(previous: pa.Table, rows: Ints, labels: Labels, listing: Listing) -> Ints:
     """Access sets of documents that were not seen; what only the source could say about them stays as it was."""
     uris = previous["uri"].take(pa.array(rows))
-    before = np.asarray(previous["acl_id"].take(pa.array(rows)).to_numpy(), np.int64)
+    before = np.array(previous["acl_id"].take(pa.array(rows)).to_numpy(), np.int64)  # a copy: some are replaced
     if not listing.reports_readers:
         return labels.acl_ids(uris).astype(np.int64)
     covered = labels.covered(uris)

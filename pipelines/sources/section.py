@@ -45,10 +45,28 @@ class SourceSection(Section):
     fresh_within_seconds: float = Field(default=86_400, gt=0)  # older than that without a look: a warning
     stall_seconds: float = Field(default=60, gt=0)  # silent for longer than that: it hangs, and others go on
 
+    @property
+    def reports_readers(self) -> bool:
+        """Whether the source itself may say who reads a document, where no rule of `access` does."""
+        return False
+
+    @property
+    def announces_deletions(self) -> bool:
+        """Whether each deletion was said by somebody, so that the guard against what a listing lacks does not ask."""
+        return False
+
     def located(self, folder: Path) -> Self:
         """With relative paths taken from the configuration file's folder."""
         del folder
         return self
+
+
+class StreamsConfig(Section):
+    """How much of a flood is taken at a time; the rest waits where it is."""
+
+    batch_events: int = Field(default=1_000, ge=1)  # made durable in one commit
+    max_events_per_update: int = Field(default=20_000, ge=1)  # applied by one update; the next one goes on
+    max_event_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # a larger one becomes a dead letter
 
 
 def secret(section: SourceSection, variable: str) -> str:

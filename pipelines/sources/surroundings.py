@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from pipelines.config import StreamsConfig
 from pipelines.home import Home
 from pipelines.lake.blobs import BlobStore
 from pipelines.lake.events import EventLog
+from pipelines.sources.section import StreamsConfig
 
 AwsClient: TypeAlias = Callable[[str, dict[str, Any]], Any]
 

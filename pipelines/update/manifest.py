@@ -19,8 +19,8 @@ from pipelines.errors import LakeError
 from pipelines.lake import dead_letters, manifest
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.schemas import DOCUMENTS
-from pipelines.update import staging
-from pipelines.update.changes import read_outcomes
+from pipelines.update import approvals, progress, staging
+from pipelines.update.changes import FollowedTo, read_followed, read_outcomes
 from pipelines.update.project import Project
 from pipelines.update.reports import ManifestReport
 from pipelines.update.stages import parse_failures, parse_results
@@ -40,6 +40,7 @@ def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
     version = lake.version(manifest.TABLE)
     staged = staging.read_changes(project.home.staging, manifest_version=version)
     outcomes, found_failures = read_outcomes(project.home.staging)
+    followed, healed = read_followed(project.home.staging)
     failures = [*found_failures, *parse_failures(project, staged)]
     counts: Counter[str] = Counter()
     rows: list[Row] = []
@@ -58,9 +59,10 @@ def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
     open_letters = dead_letters.record(
         lake,
         failures,
-        healthy=_healthy(project, documents, failures, {o.source for o in outcomes if not o.error}),
+        healthy=_healthy(project, documents, failures, healed),
         run_id=run_id,
     )
+    _follow(project, followed)
     return ManifestReport(
         manifest_version=version,
         added=counts["added"],
@@ -92,7 +94,8 @@ def _next_row(
     if change["action"] == "delete":
         if known is None:
             return "unchanged", None
-        return "deleted", {**known, "status": manifest.DELETED, "deleted_at": now, "quarantined_hash": None}
+        gone = {"status": manifest.DELETED, "deleted_at": now, "detected_at": change["detected_at"]}
+        return "deleted", {**known, **gone, "quarantined_hash": None}
     seen = {name: change[name] for name in _SEEN}
     if change["action"] == "attributes":
         if known is None:
@@ -114,7 +117,7 @@ def _next_row(
     served = {
         "content_hash": change["content_hash"],
         "media_type": change["media_type"],
-        "title": result["title"] or change["uri"].rpartition("/")[2],
+        "title": _title(change, result),
         "metadata": _metadata(change["metadata"], str(result["metadata"])),
         "status": manifest.ACTIVE,
         "deleted_at": None,
@@ -128,7 +131,13 @@ def _next_row(
     return kind, {**_blank(change, before), **seen, **served, "version": version}
 
 
-_SEEN = ("tenant", "acl_id", "classification", "size_bytes", "etag", "modified_at")
+def _title(change: Row, result: Mapping[str, Any]) -> str:
+    """What the source says, else what the document says, else its name."""
+    told = json.loads(change["metadata"]).get("title")
+    return str(told or result["title"] or change["uri"].rpartition("/")[2])
+
+
+_SEEN = ("tenant", "acl_id", "classification", "size_bytes", "etag", "modified_at", "detected_at")
 
 
 def _blank(change: Row, before: Row | None) -> Row:
@@ -152,7 +161,20 @@ def _metadata(from_source: str, from_document: str) -> str:
     return json.dumps({**json.loads(from_document), **json.loads(from_source)}, ensure_ascii=False, sort_keys=True)
 
 
-def _healthy(project: Project, documents: pa.Table, failures: list[Failure], listed: set[str]) -> list[tuple[str, str]]:
+def _follow(project: Project, followed: list[FollowedTo]) -> None:
+    """Remember that what was found is in the manifest now; a kill before that has it applied once more."""
+    for one in followed:
+        state = progress.read(project.home, one.source)
+        approved = {"approved_at": datetime.now(UTC)} if one.approved else {}
+        if approved or (state.applied_sequence, state.labels) != (one.sequence, one.labels):
+            progress.change(project.home, one.source, applied_sequence=one.sequence, labels=one.labels, **approved)
+        if one.settled:
+            approvals.settle(project.home, one.source)
+
+
+def _healthy(
+    project: Project, documents: pa.Table, failures: list[Failure], healed: set[tuple[str, str]]
+) -> list[tuple[str, str]]:
     """Documents with an open letter that nothing is wrong with any more."""
     failing = {(failure.source, failure.uri) for failure in failures}
     quarantined = documents.filter(documents["quarantined_hash"].is_valid())
@@ -161,5 +183,6 @@ def _healthy(project: Project, documents: pa.Table, failures: list[Failure], lis
     return [
         (row["source"], row["uri"])
         for row in letters.to_pylist()
-        if row["stage"] != "encode" and row["source"] in listed and (row["source"], row["uri"]) not in failing
+        if (row["source"], row["uri"]) not in failing
+        and (row["stage"] in ("parse", "chunk") or (row["stage"] != "encode" and (row["source"], row["uri"]) in healed))
     ]

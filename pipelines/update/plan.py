@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.chunking.stage import chunk_stage
-from pipelines.errors import LakeError
+from pipelines.errors import LakeError, SourceError
+from pipelines.governance.access import AclRegistry, SourceLabels
+from pipelines.identity import content_hash
 from pipelines.lake import manifest
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.derive import missing
+from pipelines.lake.events import Event, EventLog
 from pipelines.lake.schemas import CHUNKS, ELEMENTS
+from pipelines.lake.tables import Lake
 from pipelines.parsing.stage import parse_stage
-from pipelines.update import stages
-from pipelines.update.changes import examine, fetch_changes, known_sets, tally
+from pipelines.sources.registry import open_source
+from pipelines.sources.section import SourceSection
+from pipelines.update import progress, stages
+from pipelines.update.apply import apply_found
+from pipelines.update.contact import Beat, side_by_side
+from pipelines.update.known import known_documents
+from pipelines.update.looking import Look
 from pipelines.update.project import Project
-from pipelines.update.reports import PlanReport
+from pipelines.update.reports import PlanReport, SourceOutcome
 
 _EXACT_DOCUMENTS = 2_000  # of more new contents than this only so many are parsed; the rest is extrapolated
 _EXACT_BYTES = 256 * 1024 * 1024  # and no more than this is kept in memory
@@ -27,36 +39,42 @@ _TOKENS_PER_SECOND = 12_000  # of the default encoder on 2 cores, see benchmarks
 _KEY = ["content_hash", "media_type"]
 
 
-def plan(project: Project, *, approve_deletions: bool = False) -> PlanReport:
+def plan(project: Project, *, approve_deletions: bool = False, scan: bool = True) -> PlanReport:
     """Compare the sources with the manifest, parse and chunk new contents in memory, and count what is missing.
 
     A source that cannot be read, or whose deletions the guard refuses, is told in `notes`.
+
+    Args:
+        project: whose sources are meant.
+        approve_deletions: plan as if the guard had the operator's word.
+        scan: look at the sources now; off: plan only what looks found before.
     """
     started = time.perf_counter()
     lake = project.lake
-    outcomes = []
-    contents: dict[str, bytes] = {}
+    contents = _Contents()
+    looks = _looks(project, contents) if scan else {}
+    registry = AclRegistry(lake.read("acl_sets"))
+    documents = lake.read(manifest.TABLE)
     desired: dict[str, tuple[str, str]] = {
         doc_id: (content, media_type)
         for doc_id, content, media_type in zip(
             *(manifest.active_documents(lake)[name].to_pylist() for name in ("doc_id", *_KEY)), strict=True
         )
     }
-    held = 0
-    for one in examine(project, known_sets(project), approve_deletions=approve_deletions):
-        outcome, unread = one.outcome, list[Failure]()
-        for change in fetch_changes(one, unread):
-            outcome = tally(outcome, change)
-            row = change.row
+    outcomes = []
+    for section in project.config.sources:
+        look = looks.get(section.name)
+        also = look.found if isinstance(look, _Looked) else ()
+        applied = apply_found(
+            project, section, registry, documents, approve_deletions=approve_deletions, also=also, ask=False
+        )
+        for row in applied.rows:
             if row["action"] == "delete":
                 desired.pop(row["doc_id"], None)
             elif row["action"] == "content":
                 desired[row["doc_id"]] = (row["content_hash"], row["media_type"])
-                if change.content is not None and held < _EXACT_BYTES:
-                    contents[row["content_hash"]] = change.content
-                    held += len(change.content)
-        outcomes.append(outcome)
-    cost = _Cost(project, desired, contents)
+        outcomes.append(_outcome(applied.outcome, look))
+    cost = _Cost(project, desired, contents.held)
     return PlanReport(
         sources=tuple(outcomes),
         added=sum(o.added for o in outcomes),
@@ -71,6 +89,64 @@ def plan(project: Project, *, approve_deletions: bool = False) -> PlanReport:
         notes=tuple(o.error for o in outcomes if o.error),
         seconds=time.perf_counter() - started,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What one look found, and how it went."""
+
+    found: tuple[Event, ...]
+    unchanged: int
+    complete: bool
+    problems: tuple[Failure, ...]
+
+
+class _Contents:
+    """The bytes of documents that were read, as far as they fit; filled by several threads."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def keep(self, content: bytes) -> None:
+        with self._lock:
+            if self._bytes < _EXACT_BYTES:
+                self.held[content_hash(content)] = content
+                self._bytes += len(content)
+
+
+def _looks(project: Project, contents: _Contents) -> dict[str, _Looked | BaseException]:
+    """Look at every source side by side, writing nothing."""
+
+    def work(section: SourceSection, beat: Beat) -> _Looked:
+        lake, log = Lake(project.home.lake), EventLog(project.home)
+        labels = SourceLabels(section, AclRegistry(lake.read("acl_sets")))
+        source = open_source(section, project.surroundings())
+        look = Look(section, source, labels, contents.keep, progress=lambda _done, _total: beat())
+        state = progress.read(project.home, section.name)
+        listing = look.listing()
+        found = tuple(look.events(known_documents(lake, log, state, labels), listing))
+        return _Looked(found, look.unchanged, look.complete, tuple(look.failures))
+
+    sections = {section.name: section for section in project.config.sources}
+    found = side_by_side(
+        {name: partial(work, section) for name, section in sections.items()},
+        {name: section.stall_seconds for name, section in sections.items()},
+    )
+    for look in found.values():
+        if isinstance(look, BaseException) and not isinstance(look, SourceError):
+            raise look
+    return found
+
+
+def _outcome(outcome: SourceOutcome, look: _Looked | BaseException | None) -> SourceOutcome:
+    if isinstance(look, BaseException):
+        return replace(outcome, complete=False, error=outcome.error or f"{type(look).__name__}: {look}")
+    if look is None:
+        return outcome
+    complete = outcome.complete and look.complete
+    return replace(outcome, unchanged=outcome.unchanged + look.unchanged, complete=complete, problems=look.problems)
 
 
 class _Cost:
