@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr
 from pipelines.errors import LockstepError
 from pipelines.home import Home
 from pipelines.update.project import Project
+from resources.aws import aws_client
 from resources.observer import current_observer
 from resources.step import Retries, Step, StepContext, failure_of, library_step
 
@@ -66,6 +67,7 @@ class LockstepProject(dg.ConfigurableResource["LockstepProject"]):
             path = self.config_path or os.environ.get("LOCKSTEP_CONFIG") or DEFAULT_CONFIG
             home = Home(Path(self.home).absolute()) if self.home else Home.from_environment()
             self._project = Project.open(Path(path), home)
+            self._project.aws_client = aws_client
         return self._project
 
     def _enter(self, context: dg.InitResourceContext, stack: ExitStack) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.sources.filesystem import FilesystemSource, Folder
 from pipelines.sources.records import RecordFile, RecordsSource
+from pipelines.sources.s3 import S3Source, open_bucket, open_notifications
 from pipelines.sources.section import SourceSection
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 def _no_stream(section: Any, around: Surroundings) -> Stream | None:
     del section, around
     return None
+
+
+def _watch(section: FilesystemSource, around: Surroundings) -> Stream | None:
+    from pipelines.sources.watching import open_watch
+
+    del around
+    return open_watch(section)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +46,9 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "filesystem": Kind(FilesystemSource, lambda section, _around: Folder(section)),
+    "filesystem": Kind(FilesystemSource, lambda section, _around: Folder(section), _watch),
     "records": Kind(RecordsSource, lambda section, _around: RecordFile(section)),
+    "s3": Kind(S3Source, open_bucket, open_notifications),
 }
 
 

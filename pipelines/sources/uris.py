@@ -41,3 +41,27 @@ def rule_text(uri: str) -> str:
     if "%25" in uri:
         uri = _PERCENT.sub("%", uri)
     return uri if uri.isascii() else unicodedata.normalize("NFC", uri)
+
+
+_ODD_SEGMENT = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
+
+
+def encode_key(key: str) -> str:
+    """The uri of a key of a store without folders, where "a//b", "./a" and "../a" are ordinary names.
+
+    As `encode_uri`; besides, what would be an empty, "." or ".." segment is percent-encoded, so that patterns see
+    ordinary segments: `a//b` is `a/%2Fb`, `../a` is `%2E%2E/a`. A slash at the end stays. `decode_uri` gives the key
+    back.
+    """
+    uri = encode_uri(key)
+    if not _ODD_SEGMENT.search(uri):
+        return uri
+    first, *others = uri.split("/")
+    parts, previous = [_DOTS.get(first, first)], first
+    for segment in others:
+        parts += ["/" if previous else "%2F", _DOTS.get(segment, segment)]
+        previous = segment
+    return "".join(parts)
+
+
+_DOTS = {".": "%2E", "..": "%2E%2E"}
