@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from typing import Any
 
 import fsspec
 
 from pipelines.errors import LakeError
 from pipelines.identity import content_hash
+
+_UNTOUCHED_SECONDS = 3_600.0  # a blob that was stored a moment ago may be named by a row that is on its way
+_PORTION = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """What nothing named, and how large it was: whole blobs, and the leftovers of writes that were killed."""
+
+    blobs: int
+    scratch: int
+    size_bytes: int
 
 
 class BlobStore:
@@ -38,7 +54,7 @@ class BlobStore:
         fs = self._open()
         temporary = f"{self._root}/incoming/{uuid.uuid4().hex}"
         try:
-            if self._size(path) == len(content):
+            if self._keep(path) == len(content):
                 return key
             for file in (temporary, path):
                 folder = file.rpartition("/")[0]
@@ -82,6 +98,51 @@ class BlobStore:
         """Whether that content is stored."""
         return bool(self._open().exists(self._path(key)))
 
+    def remove_unused(self, used: Callable[[], AbstractContextManager[Set[str]]], *, dry_run: bool = False) -> Unused:
+        """Remove blobs that nothing names, in a local folder; and what writes that were killed have left.
+
+        Args:
+            used: gives the content hashes that are named, and lets nobody name more while a portion of blobs goes;
+                entered anew for each portion, so that nobody waits for long.
+            dry_run: only tell.
+        """
+        fs = self._open()
+        now = time.time()
+        blobs = scratch = size = 0
+        found = fs.find(self._root, detail=True) if fs.exists(self._root) else {}
+        old = [(path, info) for path, info in found.items() if now - _modified(info) > _UNTOUCHED_SECONDS]
+        for start in range(0, len(old), _PORTION):
+            with used() as named:
+                for path, info in old[start : start + _PORTION]:
+                    key = path.rpartition("/")[2]
+                    if key in named or not (dry_run or self._remove(fs, path)):
+                        continue
+                    size += int(info["size"])
+                    if "/incoming/" in path:
+                        scratch += 1
+                    else:
+                        blobs += 1
+        return Unused(blobs, scratch, size)
+
+    def _remove(self, fs: fsspec.AbstractFileSystem, path: str) -> bool:
+        """Whether it is gone: a blob that somebody stored again in this moment comes back."""
+        aside = f"{self._root}/incoming/{uuid.uuid4().hex}"
+        fs.makedirs(f"{self._root}/incoming", exist_ok=True)
+        fs.mv(path, aside)
+        if time.time() - _modified(fs.info(aside)) <= _UNTOUCHED_SECONDS:
+            fs.mv(aside, path)
+            return False
+        fs.rm_file(aside)
+        return True
+
+    def _keep(self, path: str) -> int | None:
+        """Its size, None when it is not there; from now on it counts as just written, and is not removed as unused."""
+        if self._size(path) is None:
+            return None
+        with suppress(FileNotFoundError, NotImplementedError):  # just removed; or an object store
+            self._open().touch(path, truncate=False)
+        return self._size(path)
+
     def _size(self, path: str) -> int | None:
         try:
             return int(self._open().info(path)["size"])
@@ -95,3 +156,8 @@ class BlobStore:
         if self._fs is None:
             self._fs, _ = fsspec.core.url_to_fs(self._root, **self._options)
         return self._fs
+
+
+def _modified(info: Mapping[str, Any]) -> float:
+    value = info.get("mtime") or info.get("LastModified") or time.time()
+    return float(value if isinstance(value, int | float) else value.timestamp())

@@ -6,24 +6,29 @@ What a row means is not known here; see `manifest`, `derive` and `snapshots` for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pipelines.errors import LakeError
+from pipelines.lake import files
 from pipelines.lake.open_tables import OpenTables
 from pipelines.lake.schemas import TABLES
 
 _T = TypeVar("_T")
 
+Keep = Callable[[pa.RecordBatch], pa.Array]
+"""Which rows of a batch stay, as booleans."""
+
 _CONFIGURATION: dict[str, dict[str, str | None]] = {
-    "documents": {"delta.enableChangeDataFeed": "true"},
+    # Its versions are what snapshots are made from: how long its log reaches back is ours to decide (maintenance).
+    "documents": {"delta.enableChangeDataFeed": "true", "delta.enableExpiredLogCleanup": "false"},
 }
 
 
@@ -68,11 +73,7 @@ class Lake:
 
     def size_bytes(self, name: str) -> int:
         """Bytes of a table's current files."""
-        table = self._open(name)
-        if table is None:
-            return 0
-        sizes = pa.table(table.get_add_actions(flatten=True))["size_bytes"]
-        return int(pc.sum(sizes).as_py() or 0)
+        return sum(self.file_sizes(name))
 
     def read(
         self,
@@ -88,9 +89,10 @@ class Lake:
             LakeError: the table is damaged, has another schema, or that version is gone.
         """
         names = list(TABLES[name].names if columns is None else columns)
-        if where is None or name not in _MERGED:
-            return self._in_words(name, lambda: self._dataset(name, version).to_table(columns=names, filter=where))
-        return self._in_words(name, lambda: self._dataset(name, version).to_table()).filter(where).select(names)
+        with self._reading(name):
+            if where is None or name not in _MERGED:
+                return self._in_words(name, lambda: self._dataset(name, version).to_table(columns=names, filter=where))
+            return self._in_words(name, lambda: self._dataset(name, version).to_table()).filter(where).select(names)
 
     def scan(
         self,
@@ -101,15 +103,16 @@ class Lake:
         batch_rows: int = 4096,
     ) -> Iterator[pa.RecordBatch]:
         """Like `read`, a batch at a time, so that memory does not grow with the table. For tables without merges."""
-        dataset = self._in_words(name, lambda: self._dataset(name, None))
         names = list(TABLES[name].names if columns is None else columns)
-        batches = dataset.to_batches(columns=names, filter=where, batch_size=batch_rows, batch_readahead=2)
-        while True:
-            batch = self._in_words(name, lambda: next(batches, None))
-            if batch is None:
-                return
-            if batch.num_rows:
-                yield batch
+        with self._reading(name):
+            dataset = self._in_words(name, lambda: self._dataset(name, None))
+            batches = dataset.to_batches(columns=names, filter=where, batch_size=batch_rows, batch_readahead=2)
+            while True:
+                batch = self._in_words(name, lambda: next(batches, None))
+                if batch is None:
+                    return
+                if batch.num_rows:
+                    yield batch
 
     def append(self, name: str, rows: pa.Table, *, run_id: str) -> int:
         """Append rows in one commit and return the table's new version; no rows, no commit.
@@ -154,13 +157,55 @@ class Lake:
         self._in_words(name, run)
         return self.version(name)
 
-    def delete(self, name: str, predicate: str, *, run_id: str) -> int:
-        """Delete the rows that match an SQL predicate, in one commit; returns how many there were."""
+    def rewrite(self, name: str, *, keep: Keep | None = None, run_id: str) -> int:
+        """Write a table anew with the rows that are to be kept, in one commit and few large files.
+
+        Not for a table whose change feed is read: to that, every row would have gone and come again.
+
+        Returns:
+            How many rows went.
+
+        Raises:
+            LakeError: it could not be written; the table is as it was.
+        """
+        table = self._writable(name, run_id)
+        if table is None or _CONFIGURATION.get(name):
+            return 0
+        schema, before, after = TABLES[name], self.count(name), 0
+
+        def kept() -> Iterator[pa.RecordBatch]:
+            nonlocal after
+            for batch in self.scan(name):
+                rows = batch if keep is None else batch.filter(keep(batch))
+                after += rows.num_rows
+                yield rows
+
+        def write() -> None:
+            rows = pa.RecordBatchReader.from_batches(schema, kept())
+            write_deltalake(table, rows, mode="overwrite", commit_properties=_commit(run_id))
+
+        self._in_words(name, write)
+        return before - after
+
+    def compact(self, name: str, *, run_id: str) -> None:
+        """Merge small files of a table into larger ones, in one commit that changes no row and no change feed."""
+        table = self._writable(name, run_id)
+        if table is not None:
+            self._in_words(name, lambda: table.optimize.compact(commit_properties=_commit(run_id)))
+
+    def checkpoint(self, name: str) -> None:
+        """Sum the log up, so that opening the table reads one file of it."""
+        table = self._open(name)
+        if table is not None:
+            self._in_words(name, table.create_checkpoint)
+
+    def file_sizes(self, name: str) -> list[int]:
+        """Bytes of each of a table's current files."""
         table = self._open(name)
         if table is None:
-            return 0
-        result = self._in_words(name, lambda: table.delete(predicate, commit_properties=_commit(run_id)))
-        return int(result.get("num_deleted_rows") or 0)
+            return []
+        sizes: list[int] = pa.table(table.get_add_actions(flatten=True))["size_bytes"].to_pylist()
+        return sizes
 
     def changes(self, name: str, after: int, until: int) -> pa.Table | None:
         """The change feed of versions `after` + 1 to `until`, both images, with `_change_type` and `_commit_version`.
@@ -175,7 +220,8 @@ class Lake:
         if table is None:
             raise LakeError(f"reading changes of table {name!r}: the table does not exist under {self._root}")
         try:
-            feed = pa.table(table.load_cdf(starting_version=after + 1, ending_version=until).read_all())
+            with self._reading(name):
+                feed = pa.table(table.load_cdf(starting_version=after + 1, ending_version=until).read_all())
         except Exception as error:  # a vacuumed file of the feed reaches Python as a bare Exception
             if "failed to fetch metadata for file" in str(error).lower():
                 return None
@@ -229,14 +275,22 @@ class Lake:
         )
 
     def _writable(self, name: str, run_id: str) -> DeltaTable | None:
-        """The table with every column of today's schema: one from before a column existed gets it, empty."""
+        """The table with every column and property of today: one from before a column existed gets it, empty."""
         table = self._open(name)
-        lacking = [] if table is None else self._lacking(name, table)
-        if table is None or not lacking:
-            return table
-        fields = [field for field in Schema.from_arrow(TABLES[name]).fields if field.name in lacking]
-        self._in_words(name, lambda: table.alter.add_columns(fields, commit_properties=_commit(run_id)))
+        if table is None:
+            return None
+        lacking = self._lacking(name, table)
+        unset = {key: str(value) for key, value in _CONFIGURATION.get(name, {}).items()}
+        unset = {key: value for key, value in unset.items() if table.metadata().configuration.get(key) != value}
+        if lacking:
+            fields = [field for field in Schema.from_arrow(TABLES[name]).fields if field.name in lacking]
+            self._in_words(name, lambda: table.alter.add_columns(fields, commit_properties=_commit(run_id)))
+        if unset:
+            self._in_words(name, lambda: table.alter.set_table_properties(unset, commit_properties=_commit(run_id)))
         return self._open(name)
+
+    def _reading(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if "://" in self._root else files.reading(Path(self.uri(name)))
 
     def _lacking(self, name: str, table: DeltaTable) -> list[str]:
         """Columns that the table was written without; they read as null.

@@ -181,7 +181,7 @@ def forget_failed_parses(project: Project, content_hashes: Iterable[str], run_id
     failed = pc.field("content_hash").isin(wanted) & (pc.field("status") == "failed")
     found = project.lake.read("elements", ["content_hash"], where=failed).num_rows if len(wanted) else 0
     if found:
-        project.lake.rewrite("elements", keep=~failed, run_id=run_id)
+        project.lake.rewrite("elements", keep=lambda batch: _others(batch, wanted), run_id=run_id)
     return found
 
 
@@ -243,3 +243,8 @@ def _decoded(project: Project, letter: Row, section: SourceSection) -> Event | s
     limit = project.config.streams.max_event_bytes
     event = decode(payload, section, origin=letter["uri"], max_event_bytes=limit)
     return str(event.error) if event.type == "rejected" else event
+
+
+def _others(batch: pa.RecordBatch, wanted: pa.Array) -> pa.Array:
+    failed = pc.and_(pc.is_in(batch["content_hash"], value_set=wanted), pc.equal(batch["status"], "failed"))
+    return pc.invert(failed)
