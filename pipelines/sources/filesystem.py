@@ -111,6 +111,7 @@ class Folder:
             yield Check("list", False, str(self._unreadable(error)))
             return
         yield Check("list", True, f"{self._config.path} is a folder and can be listed")
+        yield from self._check_watch(root)
         found = ListingBuilder()
         for number, _ in enumerate(self._walk(root, [(b"", "")], found)):
             if found.items or number >= _CHECKED_FOLDERS:
@@ -128,6 +129,12 @@ class Folder:
             yield Check("read", False, answer.message)
         else:
             yield Check("read", True, f"{uri} was read ({answer.size_bytes:,} bytes)")
+
+    def _check_watch(self, root: bytes) -> Iterator[Check]:
+        if self._config.watch:
+            from pipelines.sources.watching import check_watch
+
+            yield check_watch(self._config, root)
 
     def fetch(self, uris: Iterable[str]) -> Iterator[Fetched | FetchFailure]:
         """The bytes of each file, one at a time; files written a moment ago come last (see `files`)."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.sources.filesystem import FilesystemSource, Folder
+from pipelines.sources.kafka import KafkaSource, open_kafka, open_kafka_stream
 from pipelines.sources.records import RecordFile, RecordsSource
 from pipelines.sources.s3 import S3Source, open_bucket, open_notifications
 from pipelines.sources.section import SourceSection
@@ -47,6 +48,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "filesystem": Kind(FilesystemSource, lambda section, _around: Folder(section), _watch),
+    "kafka": Kind(KafkaSource, open_kafka, open_kafka_stream),
     "records": Kind(RecordsSource, lambda section, _around: RecordFile(section)),
     "s3": Kind(S3Source, open_bucket, open_notifications),
 }
