@@ -32,8 +32,11 @@ class Update:
     promotion: PromotionReport
 
 
-def update(config: Path, home: Home, *, run_id: str = "bench", full: bool = False) -> Update:
-    """Run every step on a project opened anew, so that nothing that an earlier update read is at hand."""
+def update(config: Path, home: Home, *, run_id: str = "bench", full: bool = False, scan: bool = True) -> Update:
+    """Run every step on a project opened anew, so that nothing that an earlier update read is at hand.
+
+    Without `scan` no source is listed: only what was announced is looked at.
+    """
     before = Project.open(config, home).lake.versions()
     steps: dict[str, float] = {}
     with ExitStack() as stack:
@@ -48,7 +51,7 @@ def update(config: Path, home: Home, *, run_id: str = "bench", full: bool = Fals
                     now = time.perf_counter()
                     steps[step], clock = now - clock, now
 
-                found = changes.detect_changes(project, run_id=run_id, thorough=full)
+                found = changes.detect_changes(project, run_id=run_id, thorough=full, scan=scan)
                 done("changes")
                 stages.parse_documents(project, run_id=run_id)
                 done("parse")

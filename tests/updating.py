@@ -63,12 +63,18 @@ def update(
     *,
     full: bool = False,
     approve_deletions: bool = False,
+    scan: bool = True,
     before: Callable[[str], None] = lambda step: None,
 ) -> Update:
-    """Run every step; `before` is called with each step's name and may raise to interrupt the update there."""
+    """Run every step; `before` is called with each step's name and may raise to interrupt the update there.
+
+    Without `scan` no source is looked at: only what looks found before is applied.
+    """
     with project.writer(run_id, "update"):
         before("changes")
-        changed = changes.detect_changes(project, run_id=run_id, approve_deletions=approve_deletions, thorough=full)
+        changed = changes.detect_changes(
+            project, run_id=run_id, approve_deletions=approve_deletions, thorough=full, scan=scan
+        )
         before("parse")
         parsed = stages.parse_documents(project, run_id=run_id)
         before("manifest")

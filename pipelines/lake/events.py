@@ -162,7 +162,7 @@ class EventLog:
         if until is not None:
             where &= pc.field("sequence") <= until
         if uris is not None:
-            where &= pc.field("uri").isin(list(uris))
+            where &= pc.field("uri").isin(pa.array(list(uris), pa.string()))
         keys = self._lake.read(TABLE, ["uri", "version", "type", "event_id", "sequence"], where=where)
         order = [("uri", "ascending"), ("version", "descending"), ("type", "ascending"), ("event_id", "descending")]
         keys = keys.sort_by(order)  # "delete" comes before "upsert"
