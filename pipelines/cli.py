@@ -22,7 +22,9 @@ from pipelines.home import Home
 
 _USAGE = (ConfigError, AccessError)
 
-_LATER: dict[str, str] = {}
+_LATER: dict[str, str] = {
+    "approve": "pipelines.commands.approve:approve",
+}
 """Commands that live in `pipelines.commands`, as module:attribute, one module a group: imported when asked for."""
 
 

@@ -69,6 +69,11 @@ class Home:
         return self.root / "events.lock"
 
     @property
+    def audit_lock(self) -> Path:
+        """Held for the moment in which an entry of the audit log is chained to the one before it."""
+        return self.root / "audit.lock"
+
+    @property
     def writer_lock(self) -> Path:
         """Held by the one update that may write."""
         return self.root / "writer.lock"

@@ -27,6 +27,7 @@ from pipelines.sources.detect import decide, guard_deletions
 from pipelines.sources.section import SourceSection
 from pipelines.update import approvals, progress, staging
 from pipelines.update.known import latest
+from pipelines.update.looking import AGAIN
 from pipelines.update.progress import Progress
 from pipelines.update.project import Project
 from pipelines.update.reports import SourceOutcome
@@ -47,6 +48,7 @@ class Applied:
     failures: list[Failure] = field(default_factory=list)
     healed: list[tuple[str, str]] = field(default_factory=list)  # (source, uri) that a look found well, or gone
     refused: bool = False
+    parse_again: list[str] = field(default_factory=list)  # content hashes whose failed parse shall be forgotten
     settled: bool = False
     approved: bool = False
 
@@ -172,6 +174,9 @@ def _documents(
         seen.add(document)
         row = _staged(section, event, document, acl_id)
         action = _action(row, known)
+        if action != "content" and event["origin"].startswith(AGAIN) and known and known["quarantined_hash"]:
+            action = "content"
+            applied.parse_again.append(row["content_hash"])
         if action == "refresh":
             applied.refreshed.append({**row, "action": "attributes"})
         elif action:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from pipelines.governance.audit import GENESIS, entry
+from pipelines.lake.lock import waiting_lock
 from pipelines.lake.schemas import AUDIT_LOG
 from pipelines.update.project import Project
 
@@ -18,19 +19,20 @@ TABLE = "audit_log"
 
 def write_audit(project: Project, *, action: str, target: str, detail: Mapping[str, object], run_id: str) -> None:
     """Append one entry; the caller does the act only after this returned."""
-    log = project.lake.read(TABLE, ["sequence", "entry_hash"]).sort_by("sequence")
-    last = log.num_rows - 1
-    row = entry(
-        previous_hash=log["entry_hash"][last].as_py() if last >= 0 else GENESIS,
-        sequence=log["sequence"][last].as_py() + 1 if last >= 0 else 1,
-        at=datetime.now(UTC),
-        actor=actor(),
-        action=action,
-        target=target,
-        detail=detail,
-        run_id=run_id,
-    )
-    project.lake.append(TABLE, pa.Table.from_pylist([row], schema=AUDIT_LOG), run_id=run_id)
+    with waiting_lock(project.home.audit_lock):  # an approval is written while an update may be running
+        log = project.lake.read(TABLE, ["sequence", "entry_hash"]).sort_by("sequence")
+        last = log.num_rows - 1
+        row = entry(
+            previous_hash=log["entry_hash"][last].as_py() if last >= 0 else GENESIS,
+            sequence=log["sequence"][last].as_py() + 1 if last >= 0 else 1,
+            at=datetime.now(UTC),
+            actor=actor(),
+            action=action,
+            target=target,
+            detail=detail,
+            run_id=run_id,
+        )
+        project.lake.append(TABLE, pa.Table.from_pylist([row], schema=AUDIT_LOG), run_id=run_id)
 
 
 def actor() -> str:

@@ -27,6 +27,7 @@ from pipelines.update import staging
 from pipelines.update.apply import Applied, apply_found, as_staged
 from pipelines.update.audit import write_audit
 from pipelines.update.contact import Beat, side_by_side
+from pipelines.update.letters import forget_failed_parses
 from pipelines.update.observe import ObserveReport, observe
 from pipelines.update.project import Project
 from pipelines.update.reports import ChangesReport, SourceOutcome
@@ -72,6 +73,9 @@ def detect_changes(
     outcomes = [_outcome(one, looks.get(one.source)) for one in applied]
     if scan or any(one.refused for one in applied):
         _raise_if_none_is_usable([outcome for outcome in outcomes if outcome.source in names])
+    again = [content for one in applied for content in one.parse_again]
+    if again:
+        forget_failed_parses(project, again, run_id)
     rows = [row for one in applied for row in one.rows]
     orphans = _orphans(project, documents)
     if approve_deletions:

@@ -116,7 +116,7 @@ def documents_accounted(project: Project, snapshot_id: str) -> GateResult:
     without = set(evidence.expected.documents_without_rows())
     documents = evidence.documents
     documents = documents.filter(pc.is_in(documents["doc_id"], value_set=pa.array(sorted(without), pa.string())))
-    letters = dead_letters.open_letters(project.lake)
+    letters = dead_letters.unresolved(project.lake)
     explained = set(zip(letters["source"].to_pylist(), letters["uri"].to_pylist(), strict=True))
     results = parse_results(project, documents)
     empty, failing = 0, []

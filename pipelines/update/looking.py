@@ -22,6 +22,9 @@ from pipelines.sources.base import Fetched, FetchFailure, Hint, Listing, Progres
 from pipelines.sources.detect import Decision, decide
 from pipelines.sources.section import SourceSection
 
+AGAIN = "again:"
+"""How the origin begins of what was looked at because somebody asked: it is parsed again, too."""
+
 _HEAD_BYTES = 8_192
 Row = dict[str, Any]
 
@@ -178,7 +181,8 @@ class Look:
 
     def _event(self, kind: Any, uri: str, **values: Any) -> Event:
         received = self.detected.get(uri, self.started_at)
-        return Event(self.section.name, uri, kind, self._origin, received_at=received, **values)
+        origin = AGAIN + self._origin if uri in self.asked else self._origin
+        return Event(self.section.name, uri, kind, origin, received_at=received, **values)
 
 
 def _reported(listing: Listing) -> dict[str, tuple[str, ...]]:

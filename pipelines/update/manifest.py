@@ -19,7 +19,7 @@ from pipelines.errors import LakeError
 from pipelines.lake import dead_letters, manifest
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.schemas import DOCUMENTS
-from pipelines.update import approvals, progress, staging
+from pipelines.update import approvals, progress, staging, versions
 from pipelines.update.changes import FollowedTo, read_followed, read_outcomes
 from pipelines.update.project import Project
 from pipelines.update.reports import ManifestReport
@@ -62,6 +62,7 @@ def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
         healthy=_healthy(project, documents, failures, healed),
         run_id=run_id,
     )
+    versions.catch_up(project, run_id=run_id)
     _follow(project, followed)
     return ManifestReport(
         manifest_version=version,
