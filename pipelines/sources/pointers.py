@@ -128,7 +128,7 @@ def _s3(url: str) -> Address:
 
 
 def _decoded(url: str, path: str) -> str:
-    """The path without percent-encoding; encoded slashes, backslashes and percent signs of another round are refused."""
+    """The path without percent-encoding; encoded slashes, and what is encoded twice, are refused."""
     text = unquote(path, errors="surrogateescape")
     escapes = {path[at + 1 : at + 3].lower() for at, character in enumerate(path) if character == "%"}
     if escapes & {"2f", "5c", "00"} or any(not re.fullmatch("[0-9a-f]{2}", escape) for escape in escapes):
