@@ -6,6 +6,7 @@ Its documents are what its events say (`event_source`); following the topic is `
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _ANSWER_SECONDS = 10.0
 _READ_SECONDS = 5.0
+_SLICE_SECONDS = 1.0
 _SECRET = re.compile(r"password|secret|\.pem$|jaas|token|^sasl\.username$")
 _OURS = re.compile(
     r"^(enable\.auto\.commit|enable\.auto\.offset\.store|auto\.offset\.reset|group\.|bootstrap\.servers|"
@@ -211,11 +213,16 @@ def topic_partitions(section: KafkaSource, consumer: Any, failed: list[Any]) -> 
     """
     from confluent_kafka import KafkaException
 
-    try:
-        topic = consumer.list_topics(section.topic, timeout=_ANSWER_SECONDS).topics[section.topic]
-    except KafkaException as error:
-        consumer.poll(0)  # hands over what the client has to say: wrong credentials look like silence otherwise
-        raise explained(section, telling(failed) or error.args[0], "asking for the topic") from error
+    failed.clear()
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    while True:
+        try:
+            topic = consumer.list_topics(section.topic, timeout=_SLICE_SECONDS).topics[section.topic]
+            break
+        except KafkaException as error:
+            consumer.poll(0)  # hands over what the client has to say: wrong credentials look like silence otherwise
+            if failed or time.monotonic() > deadline:
+                raise explained(section, telling(failed) or error.args[0], "asking for the topic") from error
     if topic.error is not None:
         raise explained(section, topic.error, "asking for the topic")
     return sorted(topic.partitions)

@@ -45,6 +45,7 @@ class KafkaStream:
         self._group = group
         self._max_event_bytes = max_event_bytes
         self._failed: list[Any] = []
+        self._asking: Any = None
         self._pending: dict[int, dict[int, float]] = {}  # partition: offset: time stamp, in seconds; not acknowledged
         self._next: dict[int, int] = {}  # partition: the offset after the last one that was handed out
         self._newest: dict[int, float] = {}  # partition: time stamp of the last one that was handed out
@@ -52,6 +53,7 @@ class KafkaStream:
         try:
             self._consumer = Consumer(
                 {
+                    "fetch.wait.max.ms": 100,
                     "queued.max.messages.kbytes": 32 * 1024,
                     "fetch.max.bytes": 32 * 1024 * 1024,
                     **settings(section),
@@ -66,7 +68,7 @@ class KafkaStream:
         except KafkaException as error:
             raise ConfigError(f"source {section.name!r}: `options`: {error.args[0].str()}; correct them") from error
         try:
-            topic_partitions(section, self._consumer, self._failed)
+            topic_partitions(section, self._asker(), self._failed)
             self._consumer.subscribe([section.topic], on_revoke=self._forget, on_lost=self._forget)
         except SourceError:
             self.close()
@@ -126,15 +128,13 @@ class KafkaStream:
         """
         from confluent_kafka import KafkaException, TopicPartition
 
-        consumer, topic = self._consumer, self._section.topic
+        topic = self._section.topic
         try:
-            partitions = topic_partitions(self._section, consumer, self._failed)
-            committed = consumer.committed([TopicPartition(topic, one) for one in partitions], timeout=_ANSWER_SECONDS)
+            asker = self._asker()
+            partitions = [TopicPartition(topic, one) for one in topic_partitions(self._section, asker, self._failed)]
             waiting, oldest = 0, None
-            for one in committed:
-                low, high = consumer.get_watermark_offsets(
-                    TopicPartition(topic, one.partition), timeout=_ANSWER_SECONDS
-                )
+            for one in asker.committed(partitions, timeout=_ANSWER_SECONDS):
+                low, high = asker.get_watermark_offsets(TopicPartition(topic, one.partition), timeout=_ANSWER_SECONDS)
                 at = one.offset if low <= one.offset <= high else low
                 if high > at:
                     waiting += high - at
@@ -148,6 +148,8 @@ class KafkaStream:
         """Leave the group, so that others take over at once."""
         if self._registry is not None:
             self._registry.close()
+        if self._asking is not None:
+            self._asking.close()
         self._consumer.close()
 
     def _messages(self, limit: int, wait_seconds: float) -> list[Any]:
@@ -181,9 +183,9 @@ class KafkaStream:
 
     def _explain_silence(self) -> None:
         """Nothing came: is there nothing, or is something wrong?"""
-        topic_partitions(self._section, self._consumer, self._failed)
         if self._refused():
             raise explained(self._section, telling(self._failed), "reading")
+        topic_partitions(self._section, self._asker(), self._failed)
 
     def _received(self, message: Any) -> Received:
         return Received(self._events(message), (message.partition(), message.offset()))
@@ -246,15 +248,22 @@ class KafkaStream:
 
     def _peeked(self, partition: int, offset: int) -> float:
         """The time stamp of a message that another member has, or that nobody has yet."""
-        from confluent_kafka import Consumer, TopicPartition
+        from confluent_kafka import TopicPartition
 
-        peeking = Consumer({**settings(self._section), "group.id": self._group, "enable.auto.commit": False})
-        try:
-            peeking.assign([TopicPartition(self._section.topic, partition, offset)])
-            message = peeking.poll(_ANSWER_SECONDS)
-        finally:
-            peeking.close()
+        asker = self._asker()
+        asker.assign([TopicPartition(self._section.topic, partition, offset)])
+        message = asker.poll(_ANSWER_SECONDS)
+        asker.unassign()
         return time.time() if message is None or message.error() else _stamp(message)
+
+    def _asker(self) -> Any:
+        """A client that is no member of the group and fetches nothing, so that its questions wait behind nothing."""
+        from confluent_kafka import Consumer
+
+        if self._asking is None:
+            chosen = {**settings(self._section), "group.id": self._group, "enable.auto.commit": False}
+            self._asking = Consumer(chosen, error_cb=self._failed.append)
+        return self._asking
 
 
 def _stamp(message: Any) -> float:

@@ -71,8 +71,8 @@ class SchemaRegistry:
         """
         if len(payload) < _FRAME_BYTES or payload[0] != 0:
             raise UnknownSchema(
-                "it is not framed for a schema registry (a zero byte and a schema id of four bytes); have the producer use "
-                "a serializer for JSON Schema, or remove `schema_registry_url`"
+                "it is not framed for a schema registry (a zero byte and a schema id of four bytes); have the "
+                "producer use a serializer for JSON Schema, or remove `schema_registry_url`"
             )
         schema_id = int.from_bytes(payload[1:_FRAME_BYTES], "big")
         kind = self._known.get(schema_id)
