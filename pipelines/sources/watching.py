@@ -30,7 +30,8 @@ Changes = Iterable[tuple[int, str]]
 
 _DEBOUNCE_MS, _STEP_MS, _TURN_MS = 500, 100, 1_000  # an editor's save takes less than a step
 _REOPEN_SECONDS = 5.0  # at most that often, since opening walks all folders
-_STALLED_SECONDS = 5.0  # a process that stood still for that long may have lost events
+_STALLED_SECONDS = 2.0  # a process that stood still for that long may have lost events
+_EVENTS_A_NAME = 8  # created, opened, written, closed, renamed, ...: more for one name at once are rare
 _MOST_WAITING = 10_000  # hints; a listing costs less than looking at more places than that one by one
 _QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -180,7 +181,7 @@ class FolderWatch:
 
     def _follow(self, notify: Any, root: bytes, identity: tuple[int, int]) -> None:
         """Turn changes into hints until the watch is lost or not wanted any more."""
-        flood = _queue_length() // 2
+        flood = _queue_length() // _EVENTS_A_NAME
         turned_at = monotonic()
         while True:
             try:
