@@ -7,6 +7,7 @@ not matter in which order they came, how often, or when. Applying them to the ma
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -114,7 +115,7 @@ class EventLog:
         payloads = [event.stored if event.content is None else content_hash(event.content) for event in events]
         rows = {event.identity(payload): (event, payload) for event, payload in zip(events, payloads, strict=True)}
         with waiting_lock(self._home.events_lock):
-            last = self.last_sequence()
+            last = max(self.last_sequence(), int(time.time() * 1_000_000) - 1)
             fresh = self._unknown(rows)
             for event_id in fresh:
                 content = rows[event_id][0].content
@@ -125,7 +126,7 @@ class EventLog:
                 schema=CHANGE_EVENTS,
             )
             self._lake.append(TABLE, table, run_id=run_id)
-        return Appended(len(fresh), len(events) - len(fresh), last + len(fresh))
+        return Appended(len(fresh), len(events) - len(fresh), self.last_sequence())
 
     def _unknown(self, rows: Mapping[str, tuple[Event, str | None]]) -> list[str]:
         """The event ids that the log does not have yet."""

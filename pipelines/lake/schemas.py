@@ -150,7 +150,9 @@ DEAD_LETTERS = _schema(
 
 # What streams and listings announced, durable before any cursor moves. A row is never changed.
 CHANGE_EVENTS = _schema(
-    ("sequence", pa.int64(), False),  # 1, 2, 3, ... in the order in which they became durable
+    # Ascending in the order in which they became durable; microseconds since 1970 or above, so that numbers go on
+    # upwards after the table was lost, and nothing new hides below what was applied before.
+    ("sequence", pa.int64(), False),
     ("event_id", pa.string(), False),  # of what is announced, not of its delivery: a second delivery adds no row
     ("source", pa.string(), False),
     ("uri", pa.string(), False),

@@ -68,11 +68,13 @@ class Listing:
     """What a source holds now: a table of `ITEMS` (each uri once) and what could not be read.
 
     `reports_readers`: the source says itself who may read, so that for a document that is not listed this is unknown.
+    `gone`: of a source that says which documents are gone, their uris: then no other is, listed or not.
     """
 
     items: pa.Table
     problems: tuple[Problem, ...] = ()
     reports_readers: bool = False
+    gone: pa.ChunkedArray | None = None
 
     @property
     def complete(self) -> bool:

@@ -116,6 +116,9 @@ def decide(
     rows = np.flatnonzero(reasons > 0)
     absent = np.flatnonzero(known & ~listed)
     gone = absent[~_protected(previous["uri"].take(pa.array(absent)), listing)]
+    if listing.gone is not None:
+        said = pc.is_in(previous["uri"].take(pa.array(gone)), value_set=listing.gone.combine_chunks())
+        gone = gone[said.to_numpy().astype(np.bool_)]
     if guard is not None and not approve_deletions:
         guard_deletions(previous, gone, guard, source=source, left=len(items))
 

@@ -110,7 +110,8 @@ class EventSource:
             "metadata": there["attributes"],
         }
         items = pa.table([columns[name] for name in ITEMS.names], names=ITEMS.names).cast(ITEMS)
-        return Listing(items, self._too_large(large), reports_readers=True)
+        gone = state.filter(pc.equal(state["type"], "delete"))["uri"]
+        return Listing(items, self._too_large(large), reports_readers=True, gone=gone)
 
     def _too_large(self, large: pa.Table) -> tuple[Problem, ...]:
         """Each document above the limit; of very many the first thousand, and that it is not known of the rest."""

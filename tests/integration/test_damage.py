@@ -45,19 +45,18 @@ def test_a_table_that_is_gone_is_made_again_by_the_next_update(stages: Stages, t
     home = begin(stages, second)
     shutil.rmtree(home / "lake" / table, ignore_errors=True)
     stages.result("update", third.config, home)
-    # Access sets that were lost get new numbers, and those are part of the rows.
-    check_right(stages, home, third, digest=table != "acl_sets")
+    check_right(stages, home, third)
 
 
-def test_while_the_access_sets_are_lost_nobody_sees_anything(stages: Stages) -> None:
+def test_while_the_access_sets_are_lost_nobody_sees_more_than_before(stages: Stages) -> None:
     _, second, third = stages.built
     home = begin(stages, second)
     shutil.rmtree(home / "lake" / "acl_sets")
     assert stages.result("visible", second.config, home) is None
-    # New sets are in the table from the first step on, while the rows still carry the lost numbers.
+    # Today's sets are in the table from the first step on, under the numbers that the rows carry.
     assert stages.killed_in(home, "update", third.config, "append elements", "before").signal == signal.SIGKILL
-    assert not stages.result("visible", second.config, home)
-    check_right(stages, home, third, digest=False)
+    assert set(stages.result("visible", second.config, home)) <= set(second.visible or ())
+    check_right(stages, home, third)
 
 
 def corrupt_the_log(folder: Path) -> None:
