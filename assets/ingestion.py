@@ -14,7 +14,9 @@ from assets.catalogue import (
     table_metadata,
     table_result,
 )
+from assets.freshness import APPROVAL_SPEC, approval_result
 from pipelines.lake.dead_letters import Failure
+from pipelines.update.approvals import requests
 from pipelines.update.changes import detect_changes
 from pipelines.update.manifest import merge_manifest
 from pipelines.update.reports import SourceOutcome
@@ -37,7 +39,7 @@ sources = dg.AssetSpec(
 
 
 @dg.asset(
-    deps=[sources],
+    deps=[sources, "change_events"],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"python"},
@@ -49,25 +51,33 @@ sources = dg.AssetSpec(
             asset="source_changes",
             description="Every source could be read as a whole. From one that could not, nothing is inferred: "
             "its documents stay as they are. A warning, because the other sources go on.",
-        )
+        ),
+        APPROVAL_SPEC,
     ],
 )
 def source_changes(context: dg.AssetExecutionContext, writer: LockstepWriter) -> Materialization:
     """What differs between the sources and the manifest, with the changed bytes fetched into the blob folder.
 
-    By size, time and version mark first, by content second. Deletions come only from a complete listing, and the
-    guard refuses to delete more of a source than the configuration allows, unless `approve_deletions` says so.
+    By size, time and version mark first, by content second. With `scan` every source is listed now; without, what
+    waits in `change_events` is taken as it is. Deletions come only from a complete listing or from the source's own
+    word, and the guard refuses to delete more of a source than the configuration allows until an operator approves.
     """
     with writer.step(context, "source_changes") as step:
         report = step.done(
             detect_changes(
-                step.project, run_id=step.run_id, approve_deletions=writer.approve_deletions, progress=step.progress
+                step.project,
+                run_id=step.run_id,
+                approve_deletions=writer.approve_deletions,
+                scan=writer.scan,
+                sources=writer.sources or None,
+                progress=step.progress,
             )
         )
+        asked = requests(step.project)
     outcomes = report.sources
     found = {
-        "sources": markdown_table([_line(o) for o in outcomes]),
-        "problems": markdown_table([_problem(p) for o in outcomes for p in o.problems][:20]),
+        "sources": markdown_table([outcome_line(o) for o in outcomes]),
+        "problems": markdown_table([problem_line(p) for o in outcomes for p in o.problems][:20]),
     }
     context.log_event(dg.AssetObservation("sources", metadata=found))
     return dg.MaterializeResult(
@@ -79,7 +89,7 @@ def source_changes(context: dg.AssetExecutionContext, writer: LockstepWriter) ->
             "unchanged": sum(o.unchanged for o in outcomes),
             **found,
         },
-        check_results=[_readable(outcomes)],
+        check_results=[_readable(outcomes), approval_result(asked)],
     )
 
 
@@ -156,7 +166,8 @@ def manifest(context: dg.AssetExecutionContext, writer: LockstepWriter) -> Itera
         )
 
 
-def _line(outcome: SourceOutcome) -> dict[str, object]:
+def outcome_line(outcome: SourceOutcome) -> dict[str, object]:
+    """How one source fared, as a row of a table."""
     return {
         "source": outcome.source,
         "added": outcome.added,
@@ -170,7 +181,8 @@ def _line(outcome: SourceOutcome) -> dict[str, object]:
     }
 
 
-def _problem(failure: Failure) -> dict[str, object]:
+def problem_line(failure: Failure) -> dict[str, object]:
+    """One problem, as a row of a table."""
     return {"source": failure.source, "uri": failure.uri, "stage": failure.stage, "error": failure.error}
 
 
@@ -181,5 +193,5 @@ def _readable(outcomes: tuple[SourceOutcome, ...]) -> dg.AssetCheckResult:
         passed=not unread,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"Sources read in full: {len(outcomes) - len(unread)} of {len(outcomes)}.",
-        metadata={"sources": record_table([_line(o) for o in outcomes])},
+        metadata={"sources": record_table([outcome_line(o) for o in outcomes])},
     )

@@ -11,6 +11,7 @@ from assets.catalogue import (
     table_metadata,
     table_result,
 )
+from assets.freshness import POLICY, latency_metadata
 from pipelines.update.candidate import build_candidate
 from pipelines.update.promotion import promote
 from resources.project import LockstepWriter
@@ -51,6 +52,7 @@ def index_snapshots(context: dg.AssetExecutionContext, writer: LockstepWriter) -
     kinds={"milvus"},
     tags={"layer": "index"},
     metadata=table_metadata("live_index"),
+    freshness_policy=POLICY,
     pool=WRITER_POOL,
 )
 def live_index(context: dg.AssetExecutionContext, snapshot_id: str, writer: LockstepWriter) -> Materialization:
@@ -61,7 +63,8 @@ def live_index(context: dg.AssetExecutionContext, snapshot_id: str, writer: Lock
     with writer.step(context, "live_index") as step:
         report = step.done(promote(step.project, snapshot_id, run_id=step.run_id))
         rows = step.project.index().count(report.collection)
+        latency = latency_metadata(step.project)
     return dg.MaterializeResult(
-        metadata={"dagster/row_count": rows, **report_metadata(report), **column_lineage("live_index")},
+        metadata={"dagster/row_count": rows, **report_metadata(report), **latency, **column_lineage("live_index")},
         data_version=dg.DataVersion(report.snapshot_id),
     )

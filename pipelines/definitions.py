@@ -9,9 +9,11 @@ from typing import Any
 
 import dagster as dg
 
-from assets import derivation, expectations, gates, ingestion, serving, verification
-from jobs import maintenance, updates
+from assets import derivation, expectations, freshness, gates, ingestion, planning, queue, serving, verification
+from jobs import approvals, maintenance, observation, updates
+from jobs import planning as planning_jobs
 from resources.project import LockstepProject, LockstepWriter
+from schedules import following, listing, pending
 from schedules import updates as schedules
 
 
@@ -29,6 +31,7 @@ def build_definitions(**resource_overrides: Any) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             ingestion.sources,
+            queue.change_events,
             ingestion.source_changes,
             ingestion.elements,
             ingestion.manifest,
@@ -37,10 +40,20 @@ def build_definitions(**resource_overrides: Any) -> dg.Definitions:
             derivation.dead_letters,
             serving.index_snapshots,
             serving.live_index,
+            planning.update_plan,
         ],
-        asset_checks=[gates.gates, *expectations.checks, verification.matches_tables],
-        jobs=[updates.incremental_update, updates.nightly_rebuild, maintenance.rollback, maintenance.verify],
+        asset_checks=[gates.gates, *expectations.checks, verification.matches_tables, freshness.sources_fresh],
+        jobs=[
+            updates.incremental_update,
+            updates.nightly_rebuild,
+            observation.observe_source,
+            planning_jobs.plan,
+            approvals.approve_deletions,
+            maintenance.rollback,
+            maintenance.verify,
+        ],
         schedules=[schedules.nightly, schedules.every_quarter_hour],
+        sensors=[*following.sensors, listing.list_sources, pending.pending_changes],
         resources=resources | resource_overrides,
         # One process a run: the writer lock is held, and the checks' evidence kept, from the first step to the last.
         executor=dg.in_process_executor,

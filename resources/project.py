@@ -85,6 +85,12 @@ class LockstepWriter(LockstepProject):
     approve_deletions: bool = Field(
         default=False, description="Allow this update to delete more of a source than the guard allows."
     )
+    scan: bool = Field(
+        default=True,
+        description="List every source completely. Off: contact no source, and apply what is in change_events, as the "
+        "sensors ask.",
+    )
+    sources: list[str] = Field(default=[], description="With scan: list only these sources. Empty: all.")
 
     def _enter(self, context: dg.InitResourceContext, stack: ExitStack) -> None:
         run = context.run

@@ -1,6 +1,6 @@
 """A process that has imported what a run needs and begun nothing: each run is forked from it, in milliseconds.
 
-`python -m resources.run_host FD` talks over the socket FD in JSON lines. It reads {"run_id", "instance", "until"} and
+`python -m resources.run_host FD MODULE` talks over the socket FD in JSON lines. It reads {"run_id", "instance", "until"} and
 answers {"ready"}, {"run_id", "pid", "created"} or {"run_id", "refused"}, and later {"run_id", "pid", "exit"}. When
 the other end closes, it waits for its runs and ends; {"stop": true} interrupts them first. Who asks for runs, and what
 becomes of them, belongs to `resources.run_launcher`.
@@ -32,7 +32,6 @@ _PRELOADED = (
     "deltalake",
     "fsspec.implementations.local",
     "great_expectations",
-    "pipelines.definitions",
     "pipelines.embedding.bert",
     "pipelines.index.milvus",
     "pipelines.quality.gx_engine",
@@ -55,16 +54,13 @@ QUIET = {
 }
 
 
-def preload() -> None:
+def preload(code_location: str) -> None:
     """Import what runs need. A module that cannot be imported is left to the run, which then says why."""
-    for name in _PRELOADED:
+    for name in (code_location, *_PRELOADED):
         try:
             importlib.import_module(name)
         except ImportError as error:
             sys.stderr.write(f"run host: {name} is not preloaded: {error}\n")
-    from pipelines.definitions import defs
-
-    defs.get_repository_def().get_all_jobs()
     gc.collect()
     gc.freeze()  # the collector of a run touches none of these pages, so that they stay shared
 
@@ -220,7 +216,7 @@ def main() -> None:
     """Preload, then serve."""
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(connection.fileno(), False)
-    preload()
+    preload(sys.argv[2])
     Host(connection).serve()
 
 

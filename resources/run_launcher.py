@@ -55,7 +55,7 @@ class RunHost:
         self._connection, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "resources.run_host", str(theirs.fileno())],
+                [sys.executable, "-m", "resources.run_host", str(theirs.fileno()), MODULE],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), *_python_path()]))},

@@ -1,0 +1,121 @@
+"""Requesting an update from a sensor: what the instance knows of updates, and that one tick at a time asks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import dagster as dg
+
+from jobs.updates import incremental_update, nightly_rebuild
+from pipelines.lake.events import TABLE as EVENTS
+from pipelines.update.pending import SourcePending
+from pipelines.update.project import Project
+from schedules.deciding import Decision, Updates, decide_update, steady_dice
+
+ONLY_WHAT_IS_DURABLE = {"resources": {"writer": {"config": {"scan": False}}}}
+"""Run configuration of an update that contacts no source: looks and streams have done that."""
+
+_WAITING = {dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING}
+_RUNNING = {dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING}
+_REMEMBERED_RUNS = 12
+_CLAIM_SECONDS = 4.0  # until a requested run is in the queue, where every tick sees it
+_OBSERVED_EVERY_SECONDS = 60.0
+_LONG_POLL_SECONDS = 20.0  # well below the 60 s that the daemon gives a tick
+_SHORT_POLL_SECONDS = 0.2
+
+
+class Claim:
+    """Lets one of several ticks ask at a time. Thread-safe."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._until: dict[object, float] = {}
+
+    def take(self, what: object) -> bool:
+        """Whether the caller may ask for it; nobody else may for a while."""
+        now = time.monotonic()
+        with self._lock:
+            if self._until.get(what, 0.0) > now:
+                return False
+            self._until[what] = now + self._seconds
+            return True
+
+
+@lru_cache(maxsize=1)
+def claims() -> Claim:
+    """Those of this process, in which all sensors run."""
+    return Claim(_CLAIM_SECONDS)
+
+
+@lru_cache(maxsize=1)
+def observation_claims() -> Claim:
+    """The queue's figures are recorded once a minute, not with every tick."""
+    return Claim(_OBSERVED_EVERY_SECONDS)
+
+
+def unfinished(instance: dg.DagsterInstance, job_name: str, tag: str) -> set[str]:
+    """Values that a tag has in the runs of a job that wait or run."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=list(_WAITING | _RUNNING)))
+    return {run.tags[tag] for run in runs if tag in run.tags}
+
+
+def patience(instance: dg.DagsterInstance) -> float:
+    """Seconds that a tick may wait for news: without threads of their own, sensors must not make each other wait."""
+    return _LONG_POLL_SECONDS if instance.get_sensor_settings().get("use_threads") else _SHORT_POLL_SECONDS
+
+
+def updates_of(instance: dg.DagsterInstance) -> Updates:
+    """What the instance knows of updates, the newest first."""
+    records: list[dg.RunRecord] = []
+    for job in (incremental_update.name, nightly_rebuild.name):
+        records += instance.get_run_records(dg.RunsFilter(job_name=job), limit=_REMEMBERED_RUNS)
+    records.sort(key=lambda record: record.create_timestamp, reverse=True)
+    return summarise([(record.dagster_run.status, record.end_time) for record in records])
+
+
+def summarise(runs: Sequence[tuple[dg.DagsterRunStatus, float | None]]) -> Updates:
+    """Runs as (status, end in seconds since the epoch), the newest first, in figures."""
+    ended = [(status, end) for status, end in runs if status not in _WAITING | _RUNNING]
+    failed: list[float | None] = []
+    for status, end in ended:
+        if status is not dg.DagsterRunStatus.FAILURE:
+            break
+        failed.append(end)
+    succeeded = next((end for status, end in ended if status is dg.DagsterRunStatus.SUCCESS), None)
+    return Updates(
+        waiting=sum(status in _WAITING for status, _ in runs),
+        running=sum(status in _RUNNING for status, _ in runs),
+        failures=len(failed),
+        failed_at=_time(failed[0]) if failed else None,
+        succeeded_at=_time(succeeded),
+    )
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def decide(instance: dg.DagsterInstance, project: Project, pending: Sequence[SourcePending]) -> Decision:
+    """Whether this tick requests an update now."""
+    updates = updates_of(instance)
+    dice = steady_dice(updates.failures, updates.failed_at)
+    decision = decide_update(pending, updates, datetime.now(UTC), dice=dice)
+    if decision.request and not claims().take(project.home.root):
+        return Decision(False, "another sensor has just requested an update")
+    return decision
+
+
+def seen_version(project: Project) -> str:
+    """The cursor of a sensor: how far `change_events` was when it looked. It tells people, and decides nothing."""
+    return f"change_events, version {project.lake.version(EVENTS)}"
+
+
+def update_request(decision: Decision, sensor: str, why: str) -> dg.RunRequest:
+    """A run that applies what is durable; without a key, because Dagster remembers those for ever."""
+    tags = {"lockstep/sensor": sensor, "lockstep/why": why, "lockstep/sources": ", ".join(decision.sources)}
+    return dg.RunRequest(job_name=incremental_update.name, run_config=ONLY_WHAT_IS_DURABLE, tags=tags)
