@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipelines.sources.database import Database, DatabaseSource
 from pipelines.sources.filesystem import FilesystemSource, Folder
 from pipelines.sources.kafka import KafkaSource, open_kafka, open_kafka_stream
 from pipelines.sources.records import RecordFile, RecordsSource
 from pipelines.sources.s3 import S3Source, open_bucket, open_notifications
 from pipelines.sources.section import SourceSection
+from pipelines.sources.webhook import WebhookSource, open_inbox, open_webhook
 
 if TYPE_CHECKING:
     from pipelines.sources.base import Source, Stream
@@ -50,7 +52,9 @@ KINDS: dict[str, Kind] = {
     "filesystem": Kind(FilesystemSource, lambda section, _around: Folder(section), _watch),
     "kafka": Kind(KafkaSource, open_kafka, open_kafka_stream),
     "records": Kind(RecordsSource, lambda section, _around: RecordFile(section)),
+    "database": Kind(DatabaseSource, lambda section, _around: Database(section)),
     "s3": Kind(S3Source, open_bucket, open_notifications),
+    "webhook": Kind(WebhookSource, open_webhook, open_inbox),
 }
 
 
