@@ -8,7 +8,7 @@ export DO_NOT_TRACK = 1
 export GX_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format ui bench clean
+.PHONY: help setup demo servers test check lint format ui bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## the main job on a small corpus: build, ask, edit, update, verify, roll back
 	$(BIN)/python -m examples.demo
+
+servers:  ## install what the integration tests talk to: Kafka's jars, an S3 gateway, PostgreSQL
+	bash tests/integration/servers/install.sh
 
 test: $(STAMP)  ## all tests, the integration tests among them
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
