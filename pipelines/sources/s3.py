@@ -26,6 +26,7 @@ from pipelines.sources.uris import decode_uri, encode_key
 if TYPE_CHECKING:
     from pipelines.sources.surroundings import AwsClient, Surroundings
 
+PAGE_KEYS = 1_000  # of one request, by S3
 _LOOKS_AT_ONCE = 8
 _ATTEMPTS = 3  # at a body that breaks off; botocore retries the request itself
 _PIECE_BYTES = 1024 * 1024
@@ -182,7 +183,7 @@ class Bucket:
             self._client = self._make("s3", self._section.settings())
         return self._client
 
-    def _pages(self, prefix: str, *, at_most: int = 1_000) -> Iterator[Sequence[Mapping[str, Any]]]:
+    def _pages(self, prefix: str, *, at_most: int | None = None) -> Iterator[Sequence[Mapping[str, Any]]]:
         section = self._section
         permission = "s3:ListBucketVersions" if section.versions else "s3:ListBucket"
         with self._far.doing("list the objects", permission):
@@ -191,7 +192,7 @@ class Bucket:
         going: dict[str, str] = {}
         while True:
             with self._far.doing("list the objects", permission):
-                page = call(Bucket=section.bucket, Prefix=prefix, MaxKeys=at_most, **going)
+                page = call(Bucket=section.bucket, Prefix=prefix, MaxKeys=at_most or PAGE_KEYS, **going)
             yield (
                 [one for one in page.get("Versions", ()) if one["IsLatest"]]
                 if section.versions
