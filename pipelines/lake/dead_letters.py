@@ -50,8 +50,13 @@ class Failure:
 
 
 def open_letters(lake: Lake) -> pa.Table:
-    """The letters that nobody has resolved."""
+    """The letters that nobody has resolved or laid aside."""
     return lake.read(TABLE, where=pc.field("status") == "open")
+
+
+def unresolved(lake: Lake) -> pa.Table:
+    """The open letters and the discarded ones: what still fails, whether somebody shall look at it or not."""
+    return lake.read(TABLE, where=pc.field("status") != "resolved")
 
 
 def find(lake: Lake, letter_id: str) -> Row:

@@ -6,6 +6,7 @@ What a row means is not known here; see `manifest`, `derive` and `snapshots` for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,10 +173,12 @@ class Lake:
         if table is None or _CONFIGURATION.get(name):
             return 0
         schema, before, after = TABLES[name], self.count(name), 0
+        batches = self.scan(name)
 
         def kept() -> Iterator[pa.RecordBatch]:
             nonlocal after
-            for batch in self.scan(name):
+            # The writer asks from a thread of delta-rs' own, in which delta-rs must not be called.
+            while (batch := readers.submit(next, batches, None).result()) is not None:
                 rows = batch if keep is None else batch.filter(keep(batch))
                 after += rows.num_rows
                 yield rows
@@ -184,7 +187,8 @@ class Lake:
             rows = pa.RecordBatchReader.from_batches(schema, kept())
             write_deltalake(table, rows, mode="overwrite", commit_properties=_commit(run_id))
 
-        self._in_words(name, write)
+        with ThreadPoolExecutor(1) as readers:
+            self._in_words(name, write)
         return before - after
 
     def compact(self, name: str, *, run_id: str) -> None:

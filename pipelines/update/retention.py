@@ -5,11 +5,10 @@ Nothing is removed here; see `maintenance`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 
 import pyarrow as pa
@@ -27,6 +26,7 @@ from pipelines.update.candidate import lost_manifest
 from pipelines.update.project import Project
 
 _VERSIONED = ("upsert", "delete")
+_EVENT_COLUMNS = ["sequence", "source", "uri", "type", "version", "event_id", "received_at"]
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,9 @@ class Retained:
         letters = dead_letters.open_letters(self.project.lake)
         hashes = [self.contents["content_hash"], self.whole_contents, letters["content_hash"]]
         with waiting_lock(self.project.home.events_lock):
-            events = self.project.lake.read(EVENTS, ["content_hash"])
-            yield set(_distinct([*hashes, events["content_hash"]]).to_pylist())
+            events = self.project.lake.read(EVENTS, [*_EVENT_COLUMNS, "content_hash"])
+            needed = pc.invert(_overtaken(self.project, events))
+            yield set(_distinct([*hashes, events["content_hash"].filter(needed)]).to_pylist())
 
     @cached_property
     def _current(self) -> pa.Table:
@@ -120,7 +121,11 @@ def retained(project: Project) -> Retained:
     newest = lake.version(manifest.TABLE)
     states = [index.read_state(name) for name in slot_names(project.alias, 3) if index.exists(name)]
     held = {state["snapshot_id"] for state in states if state}
-    seen = [s for s in history if s.status in ("live", "retired")][-project.config.retention.snapshots :]
+    whole = set(
+        lake.read("term_statistics", ["snapshot_id"])["snapshot_id"].to_pylist()
+    )  # earlier runs pruned the rest
+    seen = [s for s in history if s.status in ("live", "retired") and s.snapshot_id in whole]
+    seen = seen[-project.config.retention.snapshots :]
     live = snapshots.live(history)
     wanted = {s.snapshot_id for s in seen} | held | ({live.snapshot_id} if live else set())
     kept = tuple(s for s in history if s.snapshot_id in wanted and not lost_manifest(project, s))
@@ -137,23 +142,23 @@ def spent_events(project: Project, now: datetime) -> pa.Array:
     Of a document's own versions the winning one stays, a deletion too; so does whatever is not applied yet, and the
     newest event of all, from which the next sequence is counted. The caller holds the lock of the events.
     """
-    columns = ["sequence", "source", "uri", "type", "version", "event_id", "received_at"]
-    events = project.lake.read(EVENTS, columns)
+    events = project.lake.read(EVENTS, _EVENT_COLUMNS)
     before = now - timedelta(days=project.config.retention.history_days)
-    spent = pc.and_(
-        pc.less(events["received_at"], pa.scalar(before)), pc.less(events["sequence"], pc.max(events["sequence"]))
-    )
-    configured = {section.name for section in project.config.sources}
-    for source in pc.unique(events["source"]).to_pylist():
-        state = progress.read(project.home, source)
-        own = pc.equal(events["source"], source)
-        announced = pc.is_in(events["type"], value_set=pa.array(list(ANNOUNCED)))
-        through = pc.if_else(announced, state.observed_sequence, state.applied_sequence)
-        done = pc.less_equal(events["sequence"], through) if source in configured else pa.scalar(False)
-        spent = pc.and_(spent, pc.or_(pc.invert(own), done))
-    winners = _winners(events)
-    spent = pc.and_(spent, pc.invert(pc.is_in(events["sequence"], value_set=winners)))
+    old = pc.less(events["received_at"], pa.scalar(before))
+    spent = pc.and_(_overtaken(project, events), pc.and_(old, pc.less(events["sequence"], pc.max(events["sequence"]))))
     return events["sequence"].filter(spent).combine_chunks()
+
+
+def _overtaken(project: Project, events: pa.Table) -> pa.ChunkedArray:
+    """Which events are applied and do not decide what a document is."""
+    done = pc.is_in(events["sequence"], value_set=pa.array([], pa.int64()))  # none
+    announced = pc.is_in(events["type"], value_set=pa.array(list(ANNOUNCED)))
+    for section in project.config.sources:
+        state = progress.read(project.home, section.name)
+        through = pc.if_else(announced, state.observed_sequence, state.applied_sequence)
+        own = pc.equal(events["source"], section.name)
+        done = pc.or_(done, pc.and_(own, pc.less_equal(events["sequence"], through)))
+    return pc.and_(done, pc.invert(pc.is_in(events["sequence"], value_set=_winners(events))))
 
 
 def _winners(events: pa.Table) -> pa.Array:
@@ -170,14 +175,3 @@ def _distinct(columns: list[pa.Array | pa.ChunkedArray]) -> pa.Array:
     chunks = [chunk for column in columns for chunk in (getattr(column, "chunks", None) or [column])]
     chunks = [chunk for chunk in chunks if isinstance(chunk, pa.Array)]
     return pc.unique(pa.chunked_array(chunks, pa.string())).drop_null()
-
-
-def as_record(kept: Retained) -> str:
-    """What is kept, for the log, as JSON."""
-    told = {"snapshots": len(kept.snapshots), "versions": list(kept.versions), "feed_since": kept.feed_since}
-    return json.dumps(told)
-
-
-def today() -> datetime:
-    """Now, UTC."""
-    return datetime.now(UTC)

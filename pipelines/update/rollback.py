@@ -109,6 +109,12 @@ def _rebuild(project: Project, target: Snapshot, *, run_id: str, progress: Progr
             f"that it was built from ({target.manifest_version}); restore that table from a backup, or name a snapshot "
             "that is still in a slot"
         )
+    if snapshots.find_term_statistics(project.lake, target.snapshot_id) is None:
+        raise SnapshotNotFound(
+            f"snapshot {target.snapshot_id} was pruned by maintenance: it is older than the "
+            f"{project.config.retention.snapshots} snapshots that `retention.snapshots` keeps; name a newer one "
+            "(`lockstep snapshots`)"
+        )
     rebuilt = candidate.rebuild_at(project, target, run_id=run_id, progress=progress)
     results = [*gates.run_gates(project, rebuilt.snapshot_id), gates.same_digest(rebuilt, target)]
     gates.record_gates(project, rebuilt.snapshot_id, results, run_id=run_id)
