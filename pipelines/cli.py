@@ -24,6 +24,8 @@ _USAGE = (ConfigError, AccessError)
 
 _LATER: dict[str, str] = {
     "approve": "pipelines.commands.approve:approve",
+    "receive": "pipelines.commands.receive:receive",
+    "sources": "pipelines.commands.sources:sources",
 }
 """Commands that live in `pipelines.commands`, as module:attribute, one module a group: imported when asked for."""
 
@@ -324,16 +326,10 @@ def status(config_path: Path, as_json: bool) -> None:
 @config_option
 @click.option("--port", default=3000, show_default=True, help="Port of the web UI, on 127.0.0.1.")
 def ui(config_path: Path, port: int) -> None:
-    """Open the Dagster web UI with this project's assets, checks, jobs and schedules."""
-    from resources.instance import prepare_instance
+    """Open the Dagster web UI, which follows the sources by itself while it is open."""
+    from resources.instance import ui_environment
 
-    home = Home.from_environment()
-    environment = {
-        **os.environ,
-        "DAGSTER_HOME": str(prepare_instance(home)),
-        "LOCKSTEP_HOME": str(home.root),
-        "LOCKSTEP_CONFIG": str(config_path.absolute()),
-    }
+    environment = {**os.environ, **ui_environment(Home.from_environment(), config_path)}
     dagster = Path(sys.executable).with_name("dagster")
     arguments = ["dev", "-h", "127.0.0.1", "-p", str(port), "-m", "pipelines.definitions"]
     os.execve(dagster, [str(dagster), *arguments], environment)  # noqa: S606 - replaces this process, no shell

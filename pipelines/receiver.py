@@ -43,11 +43,14 @@ def signature(key: bytes, timestamp: str, body: bytes) -> str:
     return "v1=" + hmac.new(key, timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
 class _Refused(Exception):
-    status: int
-    reason: str
-    retry_after_seconds: int | None = None
+    """The answer to a call that is not taken in."""
+
+    def __init__(self, status: int, reason: str, retry_after_seconds: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True, slots=True)
