@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from pipelines.errors import LockstepError, SnapshotNotFound
 from pipelines.lake import dead_letters, manifest
 from pipelines.lake.lock import lock_holder
+from pipelines.update.freshness import freshness, quantile, recent_latencies
+from pipelines.update.pending import pending
 from pipelines.update.project import Project
 from pipelines.update.verify import live_snapshot
 
@@ -47,6 +49,8 @@ def status(project: Project) -> Status:
         "tables": _tables,
         "index": _index,
         "sources": _sources,
+        "pending": _pending,
+        "freshness": _freshness,
         "dead_letters": _dead_letters,
         "writer": _writer,
     }
@@ -100,6 +104,54 @@ def _sources(project: Project) -> Part:
     empty = [name for name, count in configured.items() if not count]
     told = ", ".join(f"{name}: {count} documents" for name, count in configured.items())
     return Part("sources", "degraded" if empty else "healthy", told, {"documents": configured})
+
+
+def _pending(project: Project) -> Part:
+    queues = pending(project)
+    figures = {
+        queue.source: {
+            "announced": queue.announced,
+            "found": queue.found,
+            "oldest_seconds": None if queue.oldest_seconds is None else round(queue.oldest_seconds, 1),
+            "held": queue.held,
+        }
+        for queue in queues
+    }
+    held = [f"{queue.source}: {queue.held}" for queue in queues if queue.held]
+    if held:
+        return Part("pending", "degraded", "; ".join(held), {"sources": figures})
+    waiting = sum(queue.announced + queue.found for queue in queues)
+    oldest = max((queue.oldest_seconds for queue in queues if queue.oldest_seconds is not None), default=0.0)
+    told = f"{waiting} changes wait, the oldest for {_ago(oldest)}" if waiting else "nothing waits"
+    return Part("pending", "healthy", told, {"sources": figures})
+
+
+def _freshness(project: Project) -> Part:
+    found = freshness(project)
+    figures = {
+        one.source: {
+            "contacted_at": one.contacted_at.isoformat() if one.contacted_at else None,
+            "listed_at": one.listed_at.isoformat() if one.listed_at else None,
+            "age_seconds": None if one.age_seconds is None else round(one.age_seconds, 1),
+            "error": one.error,
+        }
+        for one in found
+    }
+    latencies = recent_latencies(project)
+    middle, late = quantile(latencies, 0.5), quantile(latencies, 0.95)
+    details = {"sources": figures, "seconds_to_searchable": {"p50": middle, "p95": late}}
+    failing = [f"{one.source}: {one.error}" for one in found if one.error]
+    stale = [f"{one.source}: not heard of for {_age(one.age_seconds)}" for one in found if one.monitored and one.stale]
+    if failing or stale:
+        return Part("freshness", "degraded", "; ".join(failing + stale), details)
+    told = "every source was heard of in time"
+    if middle is not None and late is not None:
+        told += f"; a change was searchable after {middle:.0f} s (p50), {late:.0f} s (p95)"
+    return Part("freshness", "healthy", told, details)
+
+
+def _age(seconds: float | None) -> str:
+    return "ever" if seconds is None else _ago(seconds)
 
 
 def _dead_letters(project: Project) -> Part:
