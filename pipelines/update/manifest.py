@@ -42,6 +42,8 @@ def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
     outcomes, found_failures = read_outcomes(project.home.staging)
     followed, healed = read_followed(project.home.staging)
     failures = [*found_failures, *parse_failures(project, staged)]
+    # Before the manifest: once it says that a content is quarantined, nobody parses that content again to find out why.
+    dead_letters.record(lake, failures, healthy=(), run_id=run_id)
     counts: Counter[str] = Counter()
     rows: list[Row] = []
     if staged.num_rows:
@@ -56,12 +58,8 @@ def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
                 rows.append({**row, "run_id": run_id, "updated_at": now})
         version = lake.merge(manifest.TABLE, pa.Table.from_pylist(rows, schema=DOCUMENTS), key="doc_id", run_id=run_id)
     documents = lake.read(manifest.TABLE, ["source", "uri", "status", "quarantined_hash"])
-    open_letters = dead_letters.record(
-        lake,
-        failures,
-        healthy=_healthy(project, documents, failures, healed),
-        run_id=run_id,
-    )
+    healthy = _healthy(project, documents, failures, healed)
+    open_letters = dead_letters.record(lake, (), healthy=healthy, run_id=run_id)
     versions.catch_up(project, run_id=run_id)
     _follow(project, followed)
     return ManifestReport(
