@@ -81,6 +81,7 @@ def look_config(source: str, mode: Mode) -> dict[str, Any]:
     return {
         "ops": {"look_at_source": {"config": {"source": source, "mode": mode}}},
         "resources": {"project": {"config": {"max_retries": 0}}},
+        "loggers": {"console": {"config": {"log_level": "WARNING"}}},
     }
 
 

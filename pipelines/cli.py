@@ -24,6 +24,10 @@ _USAGE = (ConfigError, AccessError)
 
 _LATER: dict[str, str] = {
     "approve": "pipelines.commands.approve:approve",
+    "dead-letters": "pipelines.commands.letters:dead_letters",
+    "explain": "pipelines.commands.history:explain",
+    "history": "pipelines.commands.history:history",
+    "maintenance": "pipelines.commands.maintenance:maintenance",
     "receive": "pipelines.commands.receive:receive",
     "sources": "pipelines.commands.sources:sources",
 }

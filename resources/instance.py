@@ -89,6 +89,17 @@ def prepare_instance(home: Home) -> Path:
     return folder
 
 
+def ui_environment(home: Home, config_path: Path) -> dict[str, str]:
+    """What `dagster dev` needs in its environment, besides what is there, to show and follow this installation."""
+    return {
+        "DAGSTER_HOME": str(prepare_instance(home)),
+        "LOCKSTEP_HOME": str(home.root),
+        "LOCKSTEP_CONFIG": str(config_path.absolute()),
+        # Each sensor that waits for news holds one of the code server's threads; there would be 6 on 2 cores.
+        "DAGSTER_GRPC_MAX_WORKERS": "64",
+    }
+
+
 @contextmanager
 def open_instance(home: Home) -> Iterator[dg.DagsterInstance]:
     """The persistent instance of a data folder, for jobs executed in this process; the UI shows them too."""
