@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -219,6 +220,13 @@ def serve(config: Config, home: Home, *, host: str | None = None, port: int | No
 
     receiver = Receiver(config, home)
     host, port = host or config.receiver.host, port or config.receiver.port
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise LockstepError(
+            f"listening on {host}:{port}: {error.strerror or error}; end what uses that port, or set the keys "
+            "`receiver.host` and `receiver.port`"
+        ) from error
     options: dict[str, Any] = {
         "log_config": None,
         "access_log": False,
@@ -230,12 +238,6 @@ def serve(config: Config, home: Home, *, host: str | None = None, port: int | No
         "lifespan": "off",
         "ws": "none",
     }
-    server = uvicorn.Server(uvicorn.Config(receiver.app(), host=host, port=port, **options))
-    to_standard_error(f"receiving webhooks on http://{host}:{port}/webhooks/SOURCE")
-    try:
-        server.run()
-    except SystemExit as error:
-        raise LockstepError(
-            f"listening on {host}:{port} failed; end what uses that port, or set the keys `receiver.host` and "
-            "`receiver.port`"
-        ) from error
+    with listening:
+        to_standard_error(f"receiving webhooks on http://{host}:{port}/webhooks/SOURCE")
+        uvicorn.Server(uvicorn.Config(receiver.app(), **options)).run(sockets=[listening])

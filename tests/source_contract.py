@@ -6,7 +6,7 @@ class TestFolder(SourceContract):
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
 
 import pytest
@@ -69,8 +69,12 @@ class Harness(ABC):
         return content
 
     def open_stream(self) -> Stream:
-        """What announces changes; only with `streams`."""
+        """What announces changes; only with `streams`. From now on nobody else takes them from it."""
         raise NotImplementedError
+
+    def keep(self, events: list[Event]) -> None:
+        """Make announced events durable; a source that is what its events say needs them in its log."""
+        del events
 
 
 def uris(listing: Listing) -> set[str]:
@@ -99,15 +103,17 @@ def covers(hint: Hint, uri: str) -> bool:
     return hint.uri == uri or (hint.subtree and (hint.uri == "" or uri.startswith(hint.uri + "/")))
 
 
-def received(stream: Stream, *wanted: str) -> list[Event]:
-    """Receive and acknowledge until every one of these uris was announced."""
+def received(stream: Stream, *wanted: str, keep: Callable[[list[Event]], None] = lambda events: None) -> list[Event]:
+    """Receive, keep and acknowledge until every one of these uris was announced."""
     events: list[Event] = []
     deadline = monotonic() + _PATIENCE_SECONDS
     while not all(any(announces(event, uri) for event in events) for uri in wanted):
         assert monotonic() < deadline, f"not announced: {wanted}; announced: {[event.uri for event in events]}"
         messages = stream.receive(limit=100, wait_seconds=0.5)
-        events += [event for message in messages for event in message.events]
+        new = [event for message in messages for event in message.events]
+        keep(new)
         stream.acknowledge(messages)
+        events += new
     return events
 
 
@@ -265,12 +271,12 @@ class SourceContract:
             stream.receive(limit=100, wait_seconds=0)
             harness.put("a.md", b"one")
             harness.put("hr/b.md", b"two")
-            received(stream, "a.md", "hr/b.md")
+            received(stream, "a.md", "hr/b.md", keep=harness.keep)
             assert uris(harness.open().look([Hint("a.md"), Hint("hr/b.md")])) == {"a.md", "hr/b.md"}
             harness.put("a.md", b"one, changed")
-            received(stream, "a.md")
+            received(stream, "a.md", keep=harness.keep)
             harness.delete("hr/b.md")
-            received(stream, "hr/b.md")
+            received(stream, "hr/b.md", keep=harness.keep)
             assert uris(harness.open().look([Hint("a.md"), Hint("hr/b.md")])) == {"a.md"}
         finally:
             stream.close()

@@ -56,8 +56,6 @@ def check(names: Sequence[str], config_path: Path, as_json: bool) -> None:
 @json_option
 def list_sources(config_path: Path, as_json: bool) -> None:
     """List the sources: how many documents each has, when it was listed, what waits, and its last error."""
-    import pyarrow.compute as pc
-
     from pipelines.lake import manifest
     from pipelines.update import progress
     from pipelines.update.pending import pending
