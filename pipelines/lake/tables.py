@@ -27,9 +27,13 @@ _T = TypeVar("_T")
 Keep = Callable[[pa.RecordBatch], pa.Array]
 """Which rows of a batch stay, as booleans."""
 
+_CHANGE_FEED = "delta.enableChangeDataFeed"
 _CONFIGURATION: dict[str, dict[str, str | None]] = {
     # Its versions are what snapshots are made from: how long its log reaches back is ours to decide (maintenance).
-    "documents": {"delta.enableChangeDataFeed": "true", "delta.enableExpiredLogCleanup": "false"},
+    "documents": {_CHANGE_FEED: "true", "delta.enableExpiredLogCleanup": "false"},
+    # Without this the log repeats the beginnings of texts, long after their document was deleted.
+    "elements": {"delta.dataSkippingStatsColumns": "content_hash,parser_fp"},
+    "chunks": {"delta.dataSkippingStatsColumns": "content_hash,recipe_fp,ordinal,text_hash"},
 }
 
 
@@ -170,7 +174,7 @@ class Lake:
             LakeError: it could not be written; the table is as it was.
         """
         table = self._writable(name, run_id)
-        if table is None or _CONFIGURATION.get(name):
+        if table is None or _CHANGE_FEED in _CONFIGURATION.get(name, ()):
             return 0
         schema, before, after = TABLES[name], self.count(name), 0
         batches = self.scan(name)

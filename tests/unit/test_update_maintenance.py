@@ -228,7 +228,8 @@ def test_a_deleted_document_leaves_tables_and_blobs_when_no_retained_snapshot_ha
     edited(project, 3)
     maintained(project)
     assert not project.blobs.exists(content_hash(secret.encode()))
-    left = [path for path in project.home.lake.rglob("*.parquet") if b"keep this sentence" in path.read_bytes()]
+    files = [path for path in project.home.lake.rglob("*") if path.is_file()]
+    left = [path for path in files if b"keep this sentence" in path.read_bytes()]
     assert not left
     assert not any("keep this sentence" in text for text in project.lake.read("chunks")["text"].to_pylist())
 
