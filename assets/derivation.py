@@ -11,6 +11,7 @@ from assets.catalogue import (
     table_metadata,
     table_result,
 )
+from assets.letters import LETTER_COLUMNS, MOST_LETTERS, by_class
 from pipelines.lake.dead_letters import open_letters
 from pipelines.update.stages import chunk_documents, encode_chunks
 from resources.project import LockstepProject, LockstepWriter
@@ -84,25 +85,31 @@ def embeddings(context: dg.AssetExecutionContext, writer: LockstepWriter) -> Mat
     ],
 )
 def dead_letters(context: dg.AssetExecutionContext, project: LockstepProject) -> Materialization:
-    """What could not be listed, fetched, parsed, chunked or encoded, with reason and attempts, until it is resolved.
+    """What could not be understood, listed, fetched, parsed, chunked or encoded, until it is resolved or discarded.
 
-    A letter is resolved by the update in which its document succeeds or is gone. Correct the document at its source.
+    A letter is resolved by the update in which its document succeeds or is gone. What may pass is tried again by
+    itself, with growing waits; the rest when somebody asks: job `replay_dead_letters`, or `lockstep dead-letters replay`.
     """
     with project.step(context, "dead_letters") as step:
         letters = open_letters(step.project.lake).sort_by([("last_seen_at", "descending")])
         total, version = step.project.lake.count("dead_letters"), step.project.lake.version("dead_letters")
-    rows = letters.select(["source", "uri", "stage", "error_class", "error", "attempts", "last_seen_at"])
-    shown = markdown_table(rows.slice(0, 20).to_pylist())
+    rows = letters.select(list(LETTER_COLUMNS)).slice(0, MOST_LETTERS).to_pylist()
     return dg.MaterializeResult(
-        metadata={"dagster/row_count": total, "table_version": version, "open": rows.num_rows, "preview": shown},
+        metadata={
+            "dagster/row_count": total,
+            "table_version": version,
+            "open": letters.num_rows,
+            "preview": markdown_table(by_class(letters)),
+            "letters": record_table(rows),
+        },
         data_version=dg.DataVersion(str(version)),
         check_results=[
             dg.AssetCheckResult(
                 check_name="no_open_dead_letters",
-                passed=rows.num_rows == 0,
+                passed=letters.num_rows == 0,
                 severity=dg.AssetCheckSeverity.WARN,
-                description=f"Open dead letters: {rows.num_rows}.",
-                metadata={"open": rows.num_rows, "letters": record_table(rows.slice(0, 20).to_pylist())},
+                description=f"Open dead letters: {letters.num_rows}.",
+                metadata={"open": letters.num_rows, "letters": record_table(rows)},
             )
         ],
     )

@@ -1,10 +1,12 @@
-"""Jobs that build nothing new: going back to an earlier snapshot, and proving the live one."""
+"""Jobs that build nothing new: going back, proving what is live, and removing what is unneeded."""
 
 import dagster as dg
 from pydantic import Field
 
 from assets.catalogue import WRITER_POOL, report_metadata
+from assets.maintenance import maintenance_metadata, table_observations
 from assets.verification import matches_tables
+from pipelines.update import maintenance as upkeep
 from pipelines.update import rollback as library
 from resources.project import LockstepWriter
 
@@ -46,3 +48,38 @@ verify = dg.define_asset_job(
     selection=dg.AssetSelection.checks(matches_tables),
     description="Read the live index back in full and compare its digest with the tables. Writes nothing.",
 )
+
+
+class MaintenanceConfig(dg.Config):
+    """Whether to do it or only to tell."""
+
+    dry_run: bool = Field(default=False, description="Only tell what would go, and change nothing.")
+
+
+@dg.op(name="prune_and_compact", pool=WRITER_POOL, tags={"kind": "deltalake"})
+def prune_and_compact(context: dg.OpExecutionContext, config: MaintenanceConfig, writer: LockstepWriter) -> None:
+    """Remove what no retained snapshot, slot, open dead letter or event refers to, and compact the tables.
+
+    The updates go on afterwards as before, and readers notice nothing: a table's files stay while somebody reads it.
+    """
+    with writer.step(context, "maintenance") as step:
+        report = step.done(
+            upkeep.maintain(step.project, run_id=step.run_id, dry_run=config.dry_run, progress=step.progress)
+        )
+        found = maintenance_metadata(report)
+        events = table_observations(step.project, report)
+    context.add_output_metadata(found)
+    for event in events:
+        context.log_event(event)
+
+
+@dg.job(
+    name="maintenance",
+    description=(
+        "Prune what nothing refers to any more, compact small files and remove unneeded ones. What `retention` keeps "
+        "can still be brought back, and a slot that lags is still brought up by difference. `dry_run` only tells."
+    ),
+)
+def maintenance() -> None:
+    """Prune, compact and clean up."""
+    prune_and_compact()

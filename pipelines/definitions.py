@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from assets import derivation, expectations, freshness, gates, ingestion, planning, queue, serving, verification
-from jobs import approvals, maintenance, observation, updates
+from jobs import approvals, letters, maintenance, observation, updates
 from jobs import planning as planning_jobs
 from resources.project import LockstepProject, LockstepWriter
 from schedules import following, listing, pending
@@ -51,6 +51,8 @@ def build_definitions(**resource_overrides: Any) -> dg.Definitions:
             approvals.approve_deletions,
             maintenance.rollback,
             maintenance.verify,
+            maintenance.maintenance,
+            letters.replay_dead_letters,
         ],
         schedules=[schedules.nightly, schedules.every_quarter_hour],
         sensors=[*following.sensors, listing.list_sources, pending.pending_changes],

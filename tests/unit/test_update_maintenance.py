@@ -360,7 +360,7 @@ def test_the_next_event_gets_a_sequence_that_no_progress_has_passed(project: Pro
     last = announce(project, Event("docs", "c", "changed", "watch"), Event("docs", "e", "changed", "watch"))
     progress.change(project.home, "docs", observed_sequence=last, applied_sequence=last)
     maintained(project)
-    assert announce(project, Event("docs", "f", "changed", "watch")) == last + 1
+    assert announce(project, Event("docs", "f", "changed", "watch")) > last
 
 
 def test_events_of_a_source_that_is_not_configured_stay(project: Project) -> None:
