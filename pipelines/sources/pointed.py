@@ -165,8 +165,9 @@ class PointerReader:
         raise _Failed("TooManyRedirects", f"more than {_MOST_REDIRECTS} redirects, one after the other")
 
     def _redirected(self, url: str) -> str:
+        roots = [root for root in self._section.pointer_roots if root.startswith("http")]
         try:
-            return allowed_url(url, self._section.pointer_roots)
+            return allowed_url(url, roots)
         except PointerRefused as error:
             raise _Failed("PointerRefused", f"it is redirected, and {error}") from None
 

@@ -75,16 +75,16 @@ def parse_address(url: str) -> Address:
     Raises:
         PointerRefused: it is of another scheme, holds a user, a fragment or a way upwards, or is not well formed.
     """
-    scheme = url.partition("://")[0].lower()
-    if scheme == "s3":
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme.lower() not in _SCHEMES:
+        raise PointerRefused(f"{_shown(url)} is of another kind than {', '.join(f'{name}://' for name in _SCHEMES)}")
+    if scheme.lower() == "s3":
         return _s3(url)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise PointerRefused(f"{_shown(url)} is no address: {error}") from None
-    if parts.scheme not in _SCHEMES:
-        raise PointerRefused(f"{_shown(url)} is of another kind than {', '.join(f'{name}://' for name in _SCHEMES)}")
     if _UNSAFE.search(url):
         raise PointerRefused(f"{_shown(url)} holds spaces, control characters or backslashes; percent-encode them")
     if "@" in parts.netloc:
