@@ -88,7 +88,7 @@ def dead_letters(context: dg.AssetExecutionContext, project: LockstepProject) ->
     """What could not be understood, listed, fetched, parsed, chunked or encoded, until it is resolved or discarded.
 
     A letter is resolved by the update in which its document succeeds or is gone. What may pass is tried again by
-    itself, with growing waits; the rest when somebody asks: job `replay_dead_letters`, or `lockstep dead-letters replay`.
+    itself, with growing waits; the rest when somebody asks: job `replay_dead_letters`, `lockstep dead-letters replay`.
     """
     with project.step(context, "dead_letters") as step:
         letters = open_letters(step.project.lake).sort_by([("last_seen_at", "descending")])
