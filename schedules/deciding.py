@@ -13,7 +13,7 @@ from resources.following import Told
 _FIRST_WAIT_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 300.0
 _SHOWN_SOURCES = 20
-_CONFIRMED_WITHIN = timedelta(hours=12)  # so that an index of sources that rest does not look like one that is stuck
+CONFIRMED_WITHIN = timedelta(hours=12)  # so that an index of sources that rest does not look like one that is stuck
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def decide_update(pending: Sequence[SourcePending], updates: Updates, now: datet
     waiting = [one for one in pending if one.announced or one.found or one.relabelled]
     ready = tuple(one.source for one in waiting if one.to_apply)
     if not waiting and not updates.waiting and not updates.running and _confirmation_due(updates, now):
-        return Decision(True, f"nothing has changed for {_CONFIRMED_WITHIN}: the index is confirmed")
+        return Decision(True, f"nothing has changed for {CONFIRMED_WITHIN}: the index is confirmed")
     if not waiting:
         return Decision(False, "nothing waits to be applied")
     if not ready:
@@ -66,7 +66,7 @@ def decide_update(pending: Sequence[SourcePending], updates: Updates, now: datet
 
 
 def _confirmation_due(updates: Updates, now: datetime) -> bool:
-    return updates.succeeded_at is not None and not updates.failures and now - updates.succeeded_at > _CONFIRMED_WITHIN
+    return updates.succeeded_at is not None and not updates.failures and now - updates.succeeded_at > CONFIRMED_WITHIN
 
 
 def backoff_seconds(failures: int, dice: float) -> float:

@@ -1,6 +1,5 @@
 """The batch sensor: every source is looked at on its own cadence, each in a run of its own."""
 
-import time
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
@@ -9,6 +8,7 @@ import dagster as dg
 from jobs.observation import SOURCE_TAG, look_config, observe_source
 from pipelines.update.observe import Mode, due
 from resources.project import LockstepProject
+from resources.waiting import first_good
 from schedules.requesting import patience, unfinished
 
 _LOOK_SECONDS = 1.0
@@ -26,17 +26,15 @@ _LOOK_SECONDS = 1.0
 )
 def list_sources(context: dg.SensorEvaluationContext, project: LockstepProject) -> dg.SensorResult:
     """Request a look at each source that needs one and is not looked at yet."""
-    opened = project.open()
-    until = time.monotonic() + patience(context.instance)
-    while True:
+    opened, instance = project.open(), context.instance
+
+    def look() -> list[tuple[str, Mode]]:
         needed = due(opened, datetime.now(UTC))
-        busy = unfinished(context.instance, observe_source.name, SOURCE_TAG) if needed else set()
-        chosen = to_look_at(needed, busy)
-        if chosen or time.monotonic() >= until:
-            break
-        time.sleep(_LOOK_SECONDS)
+        return to_look_at(needed, unfinished(instance, observe_source.name, SOURCE_TAG)) if needed else []
+
+    chosen = first_good(look, bool, seconds=patience(instance), pause=_LOOK_SECONDS)
     if not chosen:
-        return dg.SensorResult(skip_reason=_reason(needed, busy))
+        return dg.SensorResult(skip_reason="no source is due, or those that are due are being looked at")
     return dg.SensorResult(run_requests=[_request(source, mode) for source, mode in chosen])
 
 
@@ -47,10 +45,3 @@ def to_look_at(due_now: Sequence[tuple[str, Mode]], busy: Collection[str]) -> li
 
 def _request(source: str, mode: Mode) -> dg.RunRequest:
     return dg.RunRequest(job_name=observe_source.name, run_config=look_config(source, mode), tags={SOURCE_TAG: source})
-
-
-def _reason(needed: Sequence[tuple[str, Mode]], busy: Collection[str]) -> str:
-    if not needed:
-        return "no source is due"
-    names = ", ".join(sorted(busy))
-    return f"every source that is due is being looked at: {names}"

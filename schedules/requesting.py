@@ -26,39 +26,40 @@ _WAITING = {dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.Dags
 _RUNNING = {dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING}
 _REMEMBERED_RUNS = 12
 _CLAIM_SECONDS = 4.0  # until a requested run is in the queue, where every tick sees it
-_OBSERVED_EVERY_SECONDS = 60.0
+_BUSY_EVERY_SECONDS = 60.0
+_IDLE_EVERY_SECONDS = 600.0
 _LONG_POLL_SECONDS = 9.0  # the daemon begins ticks every 5 s: one that ends just before leaves a gap of 1 s
 _SHORT_POLL_SECONDS = 0.2
 
 
 class Claim:
-    """Lets one of several ticks ask at a time. Thread-safe."""
+    """Lets one of several ticks do something, and then nobody for a while. Thread-safe."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._until: dict[object, float] = {}
 
-    def take(self, what: object) -> bool:
-        """Whether the caller may ask for it; nobody else may for a while."""
+    def take(self, what: object, seconds: float) -> bool:
+        """Whether the caller may do it; from then on nobody may for so long."""
         now = time.monotonic()
         with self._lock:
             if self._until.get(what, 0.0) > now:
                 return False
-            self._until[what] = now + self._seconds
+            self._until[what] = now + seconds
             return True
 
 
 @lru_cache(maxsize=1)
 def claims() -> Claim:
     """Those of this process, in which all sensors run."""
-    return Claim(_CLAIM_SECONDS)
+    return Claim()
 
 
-@lru_cache(maxsize=1)
-def observation_claims() -> Claim:
-    """The queue's figures are recorded once a minute, not with every tick."""
-    return Claim(_OBSERVED_EVERY_SECONDS)
+def standing_due(project: Project, pending: Sequence[SourcePending]) -> bool:
+    """Whether the queue's figures are to be recorded: each minute while something waits, else now and then."""
+    busy = any(one.announced or one.found or one.resting_until for one in pending)
+    seconds = _BUSY_EVERY_SECONDS if busy else _IDLE_EVERY_SECONDS
+    return claims().take((project.home.root, busy), seconds)
 
 
 def unfinished(instance: dg.DagsterInstance, job_name: str, tag: str) -> set[str]:
@@ -108,7 +109,7 @@ def decide(instance: dg.DagsterInstance, project: Project, pending: Sequence[Sou
     updates = updates_of(instance)
     dice = steady_dice(updates.failures, updates.failed_at)
     decision = decide_update(pending, updates, datetime.now(UTC), dice=dice)
-    if decision.request and not claims().take(project.home.root):
+    if decision.request and not claims().take(project.home.root, _CLAIM_SECONDS):
         return Decision(False, "another sensor has just requested an update")
     return decision
 

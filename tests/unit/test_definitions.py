@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GRAPH = defs.resolve_asset_graph()
 MADE_HERE = sorted(key.to_user_string() for key in GRAPH.materializable_asset_keys)
 TABLE_ASSETS = [name for name in MADE_HERE if name in SCHEMAS]
-JOBS = {"incremental_update", "nightly_rebuild", "rollback", "verify"}
+JOBS = {"incremental_update", "nightly_rebuild", "observe_source", "plan", "approve_deletions", "rollback", "verify"}
 
 
 def _banned() -> list[str]:
@@ -59,7 +59,7 @@ def test_the_definitions_are_valid() -> None:
 def test_every_asset_says_what_it_is_and_whose(name: str) -> None:
     node = GRAPH.get(dg.AssetKey(name))
     assert len(node.description or "") > 80
-    assert node.group_name in {"ingest", "derive", "serve"}
+    assert node.group_name in {"ingest", "derive", "serve", "operate"}
     assert list(node.owners) == ["team:data-platform"]
     assert node.kinds
     assert "layer" in node.tags
@@ -88,12 +88,14 @@ def test_column_lineage_names_columns_that_exist(name: str) -> None:
 
 
 def test_every_table_that_an_update_writes_is_an_asset() -> None:
-    internal = {"term_statistics", "audit_log"}
-    assert set(TABLES) - internal <= set(MADE_HERE)
+    internal = {"term_statistics", "audit_log", "document_versions"}
+    observed = {key.to_user_string() for key in GRAPH.external_asset_keys}
+    assert set(TABLES) - internal <= set(MADE_HERE) | observed
+    assert "change_events" in observed
 
 
 def test_the_jobs_resolve() -> None:
-    assert {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")} == JOBS
+    assert {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")} >= JOBS
 
 
 def test_every_check_of_a_snapshot_stands_before_the_alias() -> None:
@@ -109,7 +111,13 @@ def test_the_expectations_of_each_table_block(table: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asset", "check"), [("source_changes", "sources_readable"), ("dead_letters", "no_open_dead_letters")]
+    ("asset", "check"),
+    [
+        ("source_changes", "sources_readable"),
+        ("source_changes", "deletions_approved"),
+        ("live_index", "sources_fresh"),
+        ("dead_letters", "no_open_dead_letters"),
+    ],
 )
 def test_what_one_source_or_document_does_never_blocks_the_others(asset: str, check: str) -> None:
     assert not _blocks(dg.AssetCheckKey(dg.AssetKey(asset), check))
@@ -129,13 +137,39 @@ def test_the_nightly_rebuild_is_full_and_the_update_is_not() -> None:
     assert LockstepWriter().full is False
 
 
-def test_reading_the_index_back_needs_no_writer_lock() -> None:
-    assert "writer" not in defs.resolve_job_def("verify").required_resource_keys
+@pytest.mark.parametrize("job", ["verify", "observe_source", "plan", "approve_deletions"])
+def test_what_only_looks_needs_no_writer_lock_and_waits_for_no_writer(job: str) -> None:
+    assert "writer" not in defs.resolve_job_def(job).required_resource_keys
+    assert {node.definition.pool for node in defs.resolve_job_def(job).nodes} == {None}  # type: ignore[attr-defined]
+
+
+def test_an_update_does_not_plan_itself() -> None:
+    for job in ("incremental_update", "nightly_rebuild"):
+        assert "update_plan" not in {key.to_user_string() for key in _assets(job)}
+        assert "live_index" in {key.to_user_string() for key in _assets(job)}
+    assert {key.to_user_string() for key in _assets("plan")} == {"update_plan"}
+
+
+def test_the_live_index_has_a_freshness_policy_that_a_confirmed_index_meets() -> None:
+    from schedules.deciding import CONFIRMED_WITHIN
+
+    policy = GRAPH.get(dg.AssetKey("live_index")).freshness_policy
+    assert policy is not None
+    assert policy.warn_window.to_timedelta() > CONFIRMED_WITHIN  # type: ignore[attr-defined]
+
+
+def test_every_kind_that_announces_changes_has_a_sensor_that_follows_by_itself() -> None:
+    sensors = {sensor.name: sensor for sensor in defs.sensors or []}
+    assert {"follow_file_changes", "list_sources", "pending_changes"} <= set(sensors)
+    for sensor in sensors.values():
+        assert isinstance(sensor, dg.SensorDefinition)
+        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+        assert len(sensor.description or "") > 80
 
 
 def test_schedules_name_their_time_zone_and_wait_for_an_operator() -> None:
     schedules = {s.job_name: s for s in defs.schedules or [] if isinstance(s, dg.ScheduleDefinition)}
-    assert len(schedules) == 2
+    assert {"nightly_rebuild", "incremental_update"} <= set(schedules)
     assert schedules["nightly_rebuild"].cron_schedule == "0 2 * * *"
     for schedule in schedules.values():
         assert schedule.execution_timezone == "UTC"
@@ -155,6 +189,12 @@ def test_plain_dagster_dev_finds_the_same_definitions() -> None:
 
 def _blocks(key: dg.AssetCheckKey) -> bool:
     return GRAPH.get_check_spec(key).blocking
+
+
+def _assets(job: str) -> set[dg.AssetKey]:
+    return set(defs.resolve_job_def(job).asset_layer.asset_graph.materializable_asset_keys) & set(
+        defs.resolve_job_def(job).asset_layer.executable_asset_keys
+    )
 
 
 def _checks(job: str) -> set[dg.AssetCheckKey]:
