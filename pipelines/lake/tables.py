@@ -40,6 +40,7 @@ _CONFIGURATION: dict[str, dict[str, str | None]] = {
 # A merge writes files whose strings read back as views, which filters of a scan do not take: these small tables are
 # filtered in memory.
 _MERGED = frozenset({"documents", "index_snapshots", "dead_letters"})
+_MERGED_ROWS = 32_768  # of such a table held unfiltered
 
 
 class Lake:
@@ -97,7 +98,16 @@ class Lake:
         with self._reading(name):
             if where is None or name not in _MERGED:
                 return self._in_words(name, lambda: self._dataset(name, version).to_table(columns=names, filter=where))
-            return self._in_words(name, lambda: self._dataset(name, version).to_table()).filter(where).select(names)
+            return self._in_words(name, lambda: self._filtered(name, names, where, version))
+
+    def _filtered(self, name: str, names: Sequence[str], where: ds.Expression, version: int | None) -> pa.Table:
+        """Rows of a merged table, a batch at a time: only what is asked for is held, not the whole table."""
+        schema = pa.schema([TABLES[name].field(column) for column in names])
+        dataset = self._dataset(name, version)
+        parts: list[pa.RecordBatch] = []
+        for batch in dataset.to_batches(batch_size=_MERGED_ROWS, batch_readahead=2, fragment_readahead=1):
+            parts += pa.Table.from_batches([batch]).filter(where).select(names).to_batches()
+        return pa.Table.from_batches(parts, schema=parts[0].schema if parts else schema)
 
     def scan(
         self,
