@@ -57,13 +57,17 @@ class Replay:
         self.rows: list[Row] = []
         if self.journal.is_file():
             self.rows = [json.loads(line) for line in self.journal.read_text(encoding="utf-8").splitlines()]
-        self._seen = {key for row in self.rows for key in row.pop("hashes", ())}
+        self._encoded = self._vectors()
 
-    def note(self, row: Row, **more: Any) -> None:
+    def _vectors(self) -> set[str]:
+        """Hashes of the texts that have a vector."""
+        return set(self.project().lake.read("embeddings", ["text_hash"])["text_hash"].to_pylist())
+
+    def note(self, row: Row) -> None:
         """One more line of the journal."""
         self.rows.append(row)
         with self.journal.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**row, **more}) + "\n")
+            file.write(json.dumps(row) + "\n")
 
     def project(self) -> Project:
         return Project.open(self.config, self.home)
@@ -122,8 +126,8 @@ class Replay:
         project = self.project()
         documents = active_documents(project.lake)
         hashes = set(chunks_wanted(project, documents)["text_hash"].to_pylist())
-        new = hashes - self._seen
-        self._seen |= hashes
+        new = hashes - self._encoded
+        self._encoded |= hashes
         total = {name: sum(_cost(run, name) for run in runs) for name in COSTS}
         facts = {
             "digest": done.candidate.digest,
@@ -135,7 +139,7 @@ class Replay:
             "build": done.candidate.kind if done.candidate.built else "nothing",
             "steps": done.steps,
         }
-        self.note({**row, **total, **facts}, hashes=sorted(new))
+        self.note({**row, **total, **facts})
 
     def maintain(self, position: int) -> None:
         """What the weekly job does, as part of the work."""
@@ -145,6 +149,7 @@ class Replay:
             project = self.project()
             with project.writer("maintenance", "maintenance"):
                 report = maintain(project, run_id="maintenance")
+        self._encoded = self._vectors()  # what no snapshot that is kept needs is gone
         self.note({"kind": "maintenance", "position": position, **_costs(took), "report": str(report)})
 
     def check(self, position: int, *, encode: bool) -> None:

@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Mapping
 from itertools import pairwise
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.failures import ArchiveBomb, Damaged, Encrypted
+from pipelines.parsing.limits import Limits
 
 _SMALL = 1 << 20  # a member that unpacks to less does no harm, whatever its ratio
 
@@ -23,7 +23,7 @@ class Container:
         Encrypted: its members are encrypted.
     """
 
-    def __init__(self, content: bytes, config: ParsingConfig) -> None:
+    def __init__(self, content: bytes, config: Limits) -> None:
         self._config = config
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(content))

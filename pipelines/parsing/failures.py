@@ -19,8 +19,8 @@ A document without text is no failure: its status is `empty`, its `error_class` 
 
 from __future__ import annotations
 
-from pipelines.config import ParsingConfig
 from pipelines.errors import ParseError
+from pipelines.parsing.limits import Limits
 
 NO_TEXT = "NoText"
 
@@ -75,7 +75,7 @@ class Crashed(Interrupted):
     """The library that reads the format ended the process."""
 
 
-def memory_message(config: ParsingConfig) -> str:
+def memory_message(config: Limits) -> str:
     """What is said of a document that needed too much memory."""
     return (
         f"reading it needed more than {config.memory_bytes >> 20} MiB of memory (parsing.memory_bytes); "

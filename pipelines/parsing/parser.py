@@ -7,14 +7,14 @@ from dataclasses import replace
 from importlib import import_module
 from typing import cast
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.elements import Element, Parsed, Value
 from pipelines.parsing.failures import Damaged, ParseFailure, TooLarge, Unreadable, Unsupported
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.normalise import flow, one_line, preformatted
 from pipelines.parsing.refusals import explain
 from pipelines.parsing.routes import route_for
 
-Parser = Callable[[bytes, str, ParsingConfig], Parsed]
+Parser = Callable[[bytes, str, Limits], Parsed]
 
 _MAX_TITLE = 300  # characters; longer is a paragraph in a title's place
 _MAX_VALUE = 2_000  # characters of one metadata value
@@ -33,7 +33,7 @@ def load(media_type: str) -> Parser | None:
     return cast("Parser", module.parse)
 
 
-def parse(content: bytes, media_type: str, config: ParsingConfig) -> Parsed:
+def parse(content: bytes, media_type: str, config: Limits) -> Parsed:
     """The elements of a document; none at all when it has no text.
 
     Raises:
@@ -66,7 +66,7 @@ def _unreadable(media_type: str, error: BaseException) -> Unreadable:
     )
 
 
-def finish(parsed: Parsed, config: ParsingConfig) -> Parsed:
+def finish(parsed: Parsed, config: Limits) -> Parsed:
     """The same document with clean text, without blank elements, with a title where one can be found.
 
     Raises:

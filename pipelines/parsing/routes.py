@@ -11,8 +11,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version_tuple
 
-from pipelines.config import ParsingConfig
 from pipelines.identity import fingerprint
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.media_types import RECORD, code_language
 from pipelines.parsing.refusals import explain
 
@@ -128,7 +128,7 @@ def _version(library: str) -> str:
         return "absent"
 
 
-def parser_fp(media_type: str, config: ParsingConfig) -> str:
+def parser_fp(media_type: str, config: Limits) -> str:
     """Fingerprint of everything that decides what parsing such a document returns: 32 hex digits.
 
     In it: the parser's and the shared code's version, its libraries' versions, and the limits that a document's size

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing import frames
 from pipelines.parsing.failures import MemoryLimit, ParseFailure, memory_message
+from pipelines.parsing.limits import GivenLimits
 from pipelines.parsing.parser import load, parse
 
 _FORBIDDEN = frozenset(
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _answer(header: dict[str, Any], content: bytes, answers: int) -> dict[str, Any]:
-    config = ParsingConfig(**header["config"])
+    config = GivenLimits(**header["config"])
     media_type = header["media_type"]
     load(media_type)  # imports are start-up cost: they count against no document
     resident, virtual = _memory()

@@ -14,9 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.integration._truth_model import FEED, FILES
 from tests.integration._truth_trap import Trap
-from tests.integration._truth_world import BOARD, HR, NOBODY, STAFF, Bench, Setting, World
+from tests.integration._truth_world import BOARD, FILE_NAMES, HR, NOBODY, STAFF, Bench, Setting, World
 
-FILE_NAMES = ("a.md", "b.md", "hr/c.md", "hr/deep/d.md")
 FEED_NAMES = ("k.md", "secret/l.md")
 HINTS = (*FILE_NAMES, "hr", "", "never.md")
 CONTENTS = (
@@ -37,10 +36,10 @@ readers = st.sampled_from((None, STAFF, HR, BOARD, NOBODY))
 writes = st.tuples(st.integers(1, 14), st.sampled_from(("before", "half-way", "after")))
 settings_of_examples = st.builds(
     Setting,
-    batch=st.sampled_from((20_000, 20_000, 1, 3)),
+    batch=st.sampled_from((20_000,) * 6 + (1, 3)),
     guarded=st.sampled_from((False, False, True)),
     slots=st.sampled_from((2, 2, 3)),
-    real=st.sampled_from((False,) * 11 + (True,)),
+    real=st.sampled_from((False,) * 19 + (True,)),
 )
 
 
@@ -56,17 +55,15 @@ class Tally:
 
 
 class Play(RuleBasedStateMachine):
-    """One example. `bench`, `trap`, `breaking` and `tally` are set on a subclass by `machine`."""
+    """One example. `bench`, `trap` and `tally` are set on a subclass by `machine`."""
 
     bench: Bench
     trap: Trap
-    breaking: dict[str, set[str]]
     tally: Tally
     world: World
 
     @initialize(setting=settings_of_examples, texts=st.lists(contents, max_size=4), told=st.booleans())
     def begin(self, setting: Setting, texts: list[bytes], told: bool) -> None:
-        self.breaking["folders"] = set()
         self.world = World(self.bench, self.trap, setting)
         for uri, content in zip(FILE_NAMES, texts, strict=False):
             self.world.write(uri, content)
@@ -102,7 +99,7 @@ class Play(RuleBasedStateMachine):
     def break_off(self, folder: str | None) -> None:
         """Listings of a folder fail from now on, or none does any more."""
         self._count("break" if folder is not None else "mend")
-        self.breaking["folders"] = set() if folder is None else {folder}
+        self.world.break_off(folder)
 
     # --- the feed ---
 
@@ -160,7 +157,6 @@ class Play(RuleBasedStateMachine):
 
     @rule(scan=st.booleans())
     def rest(self, scan: bool) -> None:
-        self.breaking["folders"] = set()
         self.world.settle(scan=scan)
         self.tally.rests += 1
         self.tally.happened[f"rest {'with' if scan else 'without'} scan"] += 1
@@ -183,7 +179,7 @@ class Play(RuleBasedStateMachine):
             self.tally.crashes[point] += 1
 
 
-def machine(bench: Bench, trap: Trap, breaking: dict[str, set[str]], tally: Tally) -> type[Play]:
+def machine(bench: Bench, trap: Trap, tally: Tally) -> type[Play]:
     """The machine on one bench."""
-    attributes = {"bench": bench, "trap": trap, "breaking": breaking, "tally": tally}
+    attributes = {"bench": bench, "trap": trap, "tally": tally}
     return type("PlayHere", (Play,), attributes)

@@ -5,8 +5,7 @@ import zipfile
 
 import pytest
 
-from pipelines.parsing import detect_media_type
-from pipelines.parsing.media_types import BINARY, DOCX, OLE, XLSX
+from pipelines.parsing.media_types import BINARY, DOCX, OLE, XLSX, detect_media_type
 from pipelines.parsing.refusals import explain
 from pipelines.parsing.routes import ROUTES, route_for
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.config import ParsingConfig
-from pipelines.parsing import detect_media_type, parse_stage
+from pipelines.parsing.media_types import detect_media_type
+from pipelines.parsing.stage import parse_stage
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mixed-docs"
 pytestmark = [

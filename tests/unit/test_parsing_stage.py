@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import psutil
@@ -12,9 +14,10 @@ from pipelines.config import ParsingConfig
 from pipelines.errors import LakeError
 from pipelines.identity import content_hash
 from pipelines.lake.schemas import ELEMENTS
-from pipelines.parsing import RECORD, parse_stage, parser_fp
+from pipelines.parsing.media_types import RECORD
 from pipelines.parsing.pool import Pool, Request
-from pipelines.parsing.stage import _well_formed
+from pipelines.parsing.routes import parser_fp
+from pipelines.parsing.stage import _well_formed, parse_stage
 
 SLOW = ("> " * 30 + "[a](b *c* `d`\n" + "1. x\n" * 60) * 4_000  # seconds of Markdown
 HUNGRY = b"[" + b"[],[[]]," * 2_000_000 + b"[]]"  # 18 MB of JSON that becomes several hundred
@@ -235,3 +238,11 @@ def test_the_fingerprint_covers_what_changes_the_output_and_nothing_else():
     assert parser_fp("text/plain", base) != parser_fp("text/plain", ParsingConfig(workers=1, max_characters=10))
     assert parser_fp("text/plain", base) != parser_fp("application/pdf", base)
     assert parser_fp("image/png", base) != parser_fp("application/zip", base)
+
+
+def test_a_worker_imports_nothing_of_configuration_or_tables() -> None:
+    """It starts for a single changed document; these would take ten times as long as all the rest."""
+    heavy = ("pydantic", "pyarrow", "numpy", "fsspec", "pipelines.config")
+    code = f"import sys, pipelines.parsing.worker; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import quopri
 import re
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Element, Parsed
+from pipelines.parsing.limits import Limits
 
 _FOLD = re.compile(r"\r?\n[ \t]")
 _ESCAPED = re.compile(r"\\([nN,;\\])")
@@ -42,7 +42,7 @@ _KEPT = frozenset(
 )
 
 
-def parse(content: bytes, _media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, _config: Limits) -> Parsed:
     """The entries in the file's order."""
     out: list[Element] = []
     lines: list[str] = []

@@ -6,17 +6,17 @@ import csv
 import io
 import re
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Parsed
 from pipelines.parsing.failures import Damaged
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.tables import table
 
 _SAMPLE_LINES = 50
 _NUMBER = re.compile(r"^[\s$€£+-]*[\d.,\s%]+$")
 
 
-def parse(content: bytes, media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, media_type: str, _config: Limits) -> Parsed:
     """The file's rows as one table element.
 
     Raises:

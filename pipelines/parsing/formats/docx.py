@@ -11,13 +11,13 @@ from typing import Any
 from docx.opc.exceptions import OpcError
 from lxml import etree
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing import unstructured_setup
 from pipelines.parsing.archives import Container, refuse_entities
 from pipelines.parsing.docx_markup import flattened_package
 from pipelines.parsing.elements import Element, Parsed
 from pipelines.parsing.failures import Damaged
 from pipelines.parsing.formats import html
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.office import core_properties, main_part
 from pipelines.parsing.wordprocessing import heading_styles, paragraph_text, read_body
 from pipelines.parsing.xml_safety import local, parse_xml
@@ -30,7 +30,7 @@ def prepare() -> None:
     unstructured_setup.prepare()
 
 
-def parse(content: bytes, _media_type: str, config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, config: Limits) -> Parsed:
     """The document's elements; page headers and footers only where there is nothing else.
 
     Raises:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import posixpath
 from urllib.parse import unquote
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.archives import Container
 from pipelines.parsing.decoding import declared_charset, decode
 from pipelines.parsing.elements import Element, Parsed
 from pipelines.parsing.failures import Damaged, Encrypted
 from pipelines.parsing.formats import html
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.office import describe
 from pipelines.parsing.xml_safety import attribute, local, parse_xml, refuse_entity_bomb
 
 _XHTML = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
 
 
-def parse(content: bytes, _media_type: str, config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, config: Limits) -> Parsed:
     """The book's elements.
 
     Raises:

@@ -8,12 +8,12 @@ from typing import Any
 import lxml.html
 from lxml import etree
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.blocks import BlockWriter
 from pipelines.parsing.dates import iso
 from pipelines.parsing.decoding import declared_charset, decode
 from pipelines.parsing.elements import Element, Kind, Parsed, Value
 from pipelines.parsing.failures import Damaged
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.normalise import one_line
 from pipelines.parsing.tables import Cell, table
 
@@ -101,7 +101,7 @@ _LANGUAGE = re.compile(r"(?:^|\s)(?:language-|lang-|highlight-(?:source-)?|brush
 _MAX_DEPTH = 400
 
 
-def parse(content: bytes, _media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, _config: Limits) -> Parsed:
     """The document's elements; scripts, styles, navigation and hidden parts are left out."""
     return parse_text(decode(content, declared=declared_charset(content[:4096])))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Element, Kind, Parsed, Value
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.tables import Cell, table
 
 _COMMENT = re.compile(r"(?<!\\)%.*")
@@ -68,7 +68,7 @@ _ROW_END = re.compile(r"\\\\(?:\[[^\]]*\])?|\\tabularnewline")
 _MAX_DEPTH = 30
 
 
-def parse(content: bytes, _media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, _config: Limits) -> Parsed:
     """The document's elements; of a file without a document body, all of it."""
     text = decode(content).replace("\r\n", "\n").replace("\r", "\n")
     verbatim_free = _COMMENT.sub("", text)

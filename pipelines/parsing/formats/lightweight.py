@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.dates import iso
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Element, Parsed, Value
 from pipelines.parsing.formats.markdown import strip_tags
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.normalise import join_lines
 from pipelines.parsing.tables import Cell, table
 
@@ -139,7 +139,7 @@ DIALECTS: dict[str, Dialect] = {
 }
 
 
-def parse(content: bytes, media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, media_type: str, _config: Limits) -> Parsed:
     """The document's elements."""
     reader = _Reader(DIALECTS[media_type])
     for line in decode(content).replace("\r\n", "\n").replace("\r", "\n").split("\n"):

@@ -11,13 +11,13 @@ from email.message import Message
 from email.parser import BytesParser
 from typing import cast
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.dates import iso
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Element, Parsed, Value
 from pipelines.parsing.failures import Encrypted
 from pipelines.parsing.formats import html
 from pipelines.parsing.formats.text import paragraphs
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.normalise import one_line
 
 SHOWN = ("From", "To", "Cc", "Date", "Subject")
@@ -27,7 +27,7 @@ _MESSAGE_START = re.compile(rb"^From [^\n]*\n(?=[!-9;-~]+:)", re.M)
 _QUOTED_LINE = re.compile(r"^\s*>")
 
 
-def parse(content: bytes, media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, media_type: str, _config: Limits) -> Parsed:
     """The mail's elements; of a mailbox, the mails one after the other, each under a heading.
 
     Raises:

@@ -12,11 +12,11 @@ import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.dates import iso
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Element, Kind, Parsed, Value
 from pipelines.parsing.formats import html
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.tables import Cell, table
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.S)
@@ -28,7 +28,7 @@ _BREAK = re.compile(r"<br\s*/?>", re.I)
 _WORD = re.compile(r"[\w+#.-]+")
 
 
-def parse(content: bytes, _media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, _config: Limits) -> Parsed:
     """The document's elements; front matter becomes metadata."""
     return parse_text(decode(content))
 

@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Element, Parsed, Value
 from pipelines.parsing.failures import Damaged
 from pipelines.parsing.formats import html, markdown
+from pipelines.parsing.limits import Limits
 
 
-def parse(content: bytes, _media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, _config: Limits) -> Parsed:
     """The notebook's cells in order; pictures are left out.
 
     Raises:

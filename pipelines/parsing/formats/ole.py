@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import olefile
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.dates import iso
 from pipelines.parsing.elements import Element, Parsed, Value
 from pipelines.parsing.failures import Damaged, Encrypted, TooLarge, Unsupported
 from pipelines.parsing.formats import outlook, powerpoint_binary, spreadsheet, word_binary
+from pipelines.parsing.limits import Limits
 
 _ENCRYPTED = ("EncryptedPackage", "EncryptionInfo", "\x06DataSpaces")
 _OTHERS = {
@@ -28,7 +28,7 @@ _OTHERS = {
 }
 
 
-def parse(content: bytes, media_type: str, config: ParsingConfig) -> Parsed:
+def parse(content: bytes, media_type: str, config: Limits) -> Parsed:
     """The document's elements, whichever of the formats it is in.
 
     Raises:

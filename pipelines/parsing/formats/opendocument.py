@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.archives import Container, refuse_entities
 from pipelines.parsing.blocks import BlockWriter
 from pipelines.parsing.elements import Element, Kind, Parsed, Value
 from pipelines.parsing.failures import Encrypted
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.office import describe
 from pipelines.parsing.tables import Cell, table
 from pipelines.parsing.xml_safety import Node, attribute, local, parse_xml
@@ -38,7 +38,7 @@ _MAX_DEPTH = 200
 _FURNITURE = frozenset(("header", "footer", "date-time", "page-number"))
 
 
-def parse(content: bytes, _media_type: str, config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, config: Limits) -> Parsed:
     """The document's elements.
 
     Raises:

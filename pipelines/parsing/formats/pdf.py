@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing import page_layout
 from pipelines.parsing.dates import iso_from_pdf
 from pipelines.parsing.elements import Parsed, Value
 from pipelines.parsing.failures import Damaged, Encrypted, Scanned, TooLarge
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.normalise import one_line
 from pipelines.parsing.page_lines import Line, Piece, without_furniture
 
@@ -52,7 +52,7 @@ _SPACE = re.compile(r"\s+")
 _BOLD_WEIGHT = 600
 
 
-def parse(content: bytes, _media_type: str, config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, config: Limits) -> Parsed:
     """The document's elements with their pages.
 
     Raises:
@@ -75,7 +75,7 @@ def parse(content: bytes, _media_type: str, config: ParsingConfig) -> Parsed:
         document.close()
 
 
-def _read(document: pdfium.PdfDocument, config: ParsingConfig) -> Parsed:
+def _read(document: pdfium.PdfDocument, config: Limits) -> Parsed:
     count = len(document)
     pages: list[list[Line]] = []
     scanned, broken, characters = [], [], 0

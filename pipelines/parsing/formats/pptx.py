@@ -12,10 +12,10 @@ from pptx import Presentation
 from pptx.exc import PackageNotFoundError
 from pptx.util import Emu
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.archives import Container, refuse_entities, repacked
 from pipelines.parsing.elements import Element, Parsed
 from pipelines.parsing.failures import Damaged
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.office import as_plain_document, core_properties
 from pipelines.parsing.tables import Cell, table
 from pipelines.parsing.xml_safety import attribute, local
@@ -25,7 +25,7 @@ _MAX_DEPTH = 20
 _FURNITURE = ("DATE", "FOOTER", "SLIDE_NUMBER", "HEADER")
 
 
-def parse(content: bytes, _media_type: str, config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, config: Limits) -> Parsed:
     """The slides' elements, top to bottom and left to right.
 
     Raises:

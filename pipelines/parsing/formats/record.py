@@ -6,13 +6,13 @@ import json
 import math
 from typing import Any
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.elements import Element, Parsed, Value
 from pipelines.parsing.failures import Damaged
 from pipelines.parsing.formats.text import parse_text
+from pipelines.parsing.limits import Limits
 
 
-def parse(content: bytes, _media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, _config: Limits) -> Parsed:
     """The record's title and the paragraphs of its text.
 
     Raises:

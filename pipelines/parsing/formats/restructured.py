@@ -10,11 +10,11 @@ import docutils.core
 import docutils.nodes as nodes
 import docutils.utils
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.dates import iso
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Element, Kind, Parsed, Value
 from pipelines.parsing.failures import Damaged
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.tables import Cell, table
 
 _SETTINGS = {
@@ -39,7 +39,7 @@ _SKIPPED = (
 )
 
 
-def parse(content: bytes, _media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, _config: Limits) -> Parsed:
     """The document's elements; what docutils reports as mistakes is left out."""
     settings = _SETTINGS | {"warning_stream": io.StringIO()}
     try:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.dates import iso
 from pipelines.parsing.elements import Element, Parsed, Value
 from pipelines.parsing.failures import Damaged
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.tables import table
 
 _TOKEN = re.compile(
@@ -148,7 +148,7 @@ class _Reader:
     times: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def parse(content: bytes, _media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, _config: Limits) -> Parsed:
     """The document's elements.
 
     Raises:

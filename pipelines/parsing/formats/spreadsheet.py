@@ -11,11 +11,11 @@ from typing import Any
 
 from python_calamine import CalamineError, CalamineWorkbook, PasswordError, SheetTypeEnum, SheetVisibleEnum
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.archives import Container, refuse_entities
 from pipelines.parsing.elements import Element, Parsed, Value
 from pipelines.parsing.failures import Damaged, Encrypted
 from pipelines.parsing.formats.delimited import looks_like_header
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.office import core_properties, describe
 from pipelines.parsing.tables import table
 from pipelines.parsing.xml_safety import parse_xml
@@ -24,7 +24,7 @@ _PARAGRAPH = "{http://schemas.openxmlformats.org/drawingml/2006/main}p"
 _DRAWING = re.compile(r"xl/(?:drawings/drawing|diagrams/data)\d+\.xml$")
 
 
-def parse(content: bytes, _media_type: str, config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, config: Limits) -> Parsed:
     """The workbook's visible sheets.
 
     Raises:

@@ -6,15 +6,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Element, Parsed
 from pipelines.parsing.failures import Damaged
+from pipelines.parsing.limits import Limits
 
 _MAX_DEPTH = 200
 
 
-def parse(content: bytes, media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, media_type: str, _config: Limits) -> Parsed:
     """The document's values in reading order; keys become words before them, lists of records become paragraphs.
 
     Raises:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Element, Parsed
 from pipelines.parsing.formats.markdown import strip_tags
+from pipelines.parsing.limits import Limits
 
 _TIMES = re.compile(r"^\s*(?:\d+:)?\d+:\d+[.,]\d+\s+-->\s+.*$")
 _VOICE = re.compile(r"<v(?:\.[\w.]+)?\s+([^>]+)>")
@@ -15,7 +15,7 @@ _SENTENCE_END = (".", "!", "?", "…", '"', "”", "。")
 _MAX_PARAGRAPH = 600  # characters after which a sentence's end begins a new paragraph
 
 
-def parse(content: bytes, _media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, _config: Limits) -> Parsed:
     """Paragraphs of speech; a new speaker begins a new one."""
     out: list[Element] = []
     current = ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Element, Parsed
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.normalise import hyphenated_words, join_lines
 
 _BLANK = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
@@ -21,7 +21,7 @@ _SENTENCE_END = (".", "!", "?", ":", ";", "。", "！", "？", "”", '"')
 _WRAP_COLUMN = 50  # lines mostly this long or longer are wrapped by hand, shorter ones are meant as lines
 
 
-def parse(content: bytes, _media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, _config: Limits) -> Parsed:
     """The document's elements; form feeds are page breaks."""
     return parse_text(decode(content))
 

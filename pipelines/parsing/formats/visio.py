@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.archives import Container, refuse_entities
 from pipelines.parsing.elements import Element, Parsed
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.office import core_properties
 from pipelines.parsing.xml_safety import all_text, attribute, parse_xml
 
 _PAGE = re.compile(r"visio/pages/page(\d+)\.xml$")
 
 
-def parse(content: bytes, _media_type: str, config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, config: Limits) -> Parsed:
     """Each page's name as a heading and its shapes' texts in the file's order.
 
     Raises:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import plistlib
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Parsed
 from pipelines.parsing.failures import Damaged, Unsupported
 from pipelines.parsing.formats import html
+from pipelines.parsing.limits import Limits
 
 
-def parse(content: bytes, _media_type: str, _config: ParsingConfig) -> Parsed:
+def parse(content: bytes, _media_type: str, _config: Limits) -> Parsed:
     """The elements of the archive's main page.
 
     Raises:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from pipelines.config import ParsingConfig
 from pipelines.parsing.blocks import BlockWriter
 from pipelines.parsing.dates import iso
 from pipelines.parsing.elements import Element, Kind, Parsed, Value
 from pipelines.parsing.failures import Damaged
 from pipelines.parsing.formats import html
+from pipelines.parsing.limits import Limits
 from pipelines.parsing.normalise import one_line
 from pipelines.parsing.tables import Cell, table
 from pipelines.parsing.wordprocessing import heading_styles, read_body
@@ -93,7 +93,7 @@ _MAX_DEPTH = 250
 _ENTRY = frozenset(["entry", "td", "th", "tc"])
 
 
-def parse(content: bytes, media_type: str, config: ParsingConfig) -> Parsed:
+def parse(content: bytes, media_type: str, config: Limits) -> Parsed:
     """The document's elements.
 
     Raises:
