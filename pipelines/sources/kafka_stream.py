@@ -54,6 +54,8 @@ class KafkaStream:
             self._consumer = Consumer(
                 {
                     "fetch.wait.max.ms": 100,
+                    "socket.timeout.ms": 10_000,  # how long a commit waits for a broker that died
+                    "session.timeout.ms": 10_000,  # until the partitions of a member that was killed go to another
                     "queued.max.messages.kbytes": 32 * 1024,
                     "fetch.max.bytes": 32 * 1024 * 1024,
                     **settings(section),
