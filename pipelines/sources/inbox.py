@@ -74,7 +74,7 @@ class Inbox:
             InboxFull: too many wait, or the disk is nearly full. Nothing was stored.
             OSError: it could not be written. Nothing was stored.
         """
-        if (self._waiting / delivery).exists() or (self._spent / delivery).exists():
+        if self._known(delivery):
             return False
         waiting = sum(1 for _ in os.scandir(self._waiting))
         if waiting >= most_waiting:
@@ -90,17 +90,31 @@ class Inbox:
             try:
                 (self._waiting / delivery).hardlink_to(temporary)  # of two at once, one is told that it exists
             except FileExistsError:
+                self._known(delivery)
                 return False
             if (self._spent / delivery).exists():  # put away since it was looked for
                 (self._waiting / delivery).unlink(missing_ok=True)
                 return False
-            _sync(self._waiting)
+            try:
+                _sync(self._waiting)
+            except OSError:
+                (self._waiting / delivery).unlink(missing_ok=True)
+                raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise InboxFull("the disk is full") from error
             raise
         finally:
             temporary.unlink(missing_ok=True)
+        return True
+
+    def _known(self, delivery: str) -> bool:
+        """Whether it is here, and will be after a power cut: the caller is told that it need not come again."""
+        if (self._spent / delivery).exists():
+            return True
+        if not (self._waiting / delivery).exists():
+            return False
+        _sync(self._waiting)
         return True
 
     def waiting(self) -> list[Delivery]:

@@ -33,6 +33,9 @@ _REOPEN_SECONDS = 5.0  # at most that often, since opening walks all folders
 _STALLED_SECONDS = 2.0  # a process that stood still for that long may have lost events
 _EVENTS_A_NAME = 8  # created, opened, written, closed, renamed, ...: more for one name at once are rare
 _MOST_WAITING = 10_000  # hints; a listing costs less than looking at more places than that one by one
+_interrupted: set[Path] = set()
+"""Folders of this process that were watched until an error: what happened since is asked for when they are again."""
+
 _QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
 _MOUNTS = Path("/proc/self/mountinfo")
 _SILENT = ("nfs", "cifs", "smb", "9p", "fuse.", "virtiofs", "ceph", "glusterfs", "lustre", "gpfs", "afs")
@@ -118,7 +121,14 @@ class FolderWatch:
         self._number = 0
         self._taken: dict[int, Received] = {}
         self._stop = threading.Event()
-        opened = self._open()
+        try:
+            opened = self._open()
+        except SourceError:
+            _interrupted.add(section.path)
+            raise
+        if section.path in _interrupted:
+            _interrupted.discard(section.path)
+            self._waiting.add([""])
         self._thread = threading.Thread(target=self._run, args=opened, name=f"watch {section.name}", daemon=True)
         self._thread.start()
 
@@ -132,7 +142,12 @@ class FolderWatch:
             return list(self._taken.values())[:limit]
         if not self._thread.is_alive():
             raise SourceError(f"source {self._section.name!r}: watching ended unexpectedly; it starts again by itself")
-        for uri, noticed in self._waiting.take(limit, wait_seconds):
+        try:
+            taken = self._waiting.take(limit, wait_seconds)
+        except SourceError:
+            _interrupted.add(self._section.path)
+            raise
+        for uri, noticed in taken:
             self._number += 1
             origin = f"watch:{self._token}/{self._number}"
             event = Event(self._section.name, uri, "changed", origin, subtree=True, occurred_at=noticed.at)

@@ -218,6 +218,23 @@ def test_a_root_that_is_removed_is_an_error_and_one_that_comes_back_is_looked_at
     assert "c.md" in everything(watch, "c.md")
 
 
+def test_a_watch_that_is_opened_again_after_an_error_begins_with_a_look_at_everything(root):
+    first = FolderWatch(section(root))
+    shutil.rmtree(root)
+    deadline = monotonic() + PATIENCE_SECONDS
+    with pytest.raises(SourceError):
+        while monotonic() < deadline:
+            first.acknowledge(first.receive(limit=10, wait_seconds=0.5))
+    first.close()
+    root.mkdir()
+    (root / "a.md").write_text("text")
+    for expected in ([""], []):
+        stream = FolderWatch(section(root))
+        messages = stream.receive(limit=10, wait_seconds=0)
+        assert [message.events[0].uri for message in messages] == expected
+        stream.close()
+
+
 def test_a_folder_that_is_not_there_cannot_be_watched(tmp_path):
     with pytest.raises(SourceError, match="is not there"):
         FolderWatch(section(tmp_path / "none"))
