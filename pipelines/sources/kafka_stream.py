@@ -125,6 +125,8 @@ class KafkaStream:
     def lag(self) -> Lag:
         """Messages behind the committed offsets of the whole topic; the age is that of the oldest, or a little more.
 
+        Unknown while the group's broker changes.
+
         Raises:
             SourceError: no broker answers.
         """
@@ -143,6 +145,8 @@ class KafkaStream:
                     stamp = self._waits_since(one.partition, at)
                     oldest = stamp if oldest is None else min(oldest, stamp)
         except KafkaException as error:
+            if error.args[0].code() in _coordinator_moves():
+                return Lag(None)
             raise explained(self._section, error.args[0], "asking for the lag") from error
         return Lag(waiting, None if oldest is None else max(0.0, time.time() - oldest))
 
@@ -266,6 +270,18 @@ class KafkaStream:
             chosen = {**settings(self._section), "group.id": self._group, "enable.auto.commit": False}
             self._asking = Consumer(chosen, error_cb=self._failed.append)
         return self._asking
+
+
+def _coordinator_moves() -> tuple[int, ...]:
+    """Codes that say: the broker that keeps the group's offsets is not known yet, ask again."""
+    from confluent_kafka import KafkaError
+
+    return (
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError._WAIT_COORD,
+    )
 
 
 def _stamp(message: Any) -> float:

@@ -76,7 +76,7 @@ class Topic:
         """Turns until the group has read everything; the messages by stream."""
         taken = [0] * len(streams)
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while streams[0].lag().messages:
+        while streams[0].lag().messages != 0:
             assert time.monotonic() < deadline, f"still behind: {streams[0].lag()}"
             for position, stream in enumerate(streams):
                 taken[position] += len(self.take(stream)[0])
