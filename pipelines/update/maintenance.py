@@ -26,6 +26,7 @@ from pipelines.update.retention import Retained, retained, spent_events
 
 _SMALL_BYTES = 16 * 1024 * 1024
 _SMALL_FILES = 16  # so many small files in a table are worth writing it anew
+_COMMITS = 32  # so many commits in a log are worth summing up
 _DERIVED = ("term_statistics", "chunks", "embeddings", "elements")
 _STALE_SECONDS = 86_400.0  # of what an update that was killed left in the staging folder
 StepProgress = Callable[[int, int], None]
@@ -185,7 +186,7 @@ def _tidy(project: Project, name: str, *, run_id: str) -> None:
                 lake.rewrite(name, run_id=run_id)
         else:
             lake.rewrite(name, run_id=run_id)
-    if lake.version(name) > 0:
+    if files.commits_since_checkpoint(_folder(project, name)) > _COMMITS:
         lake.checkpoint(name)
 
 

@@ -120,11 +120,11 @@ class FakeIndex:
     def row_hashes(self, collection: str, doc_ids: Sequence[str] | None = None) -> dict[str, str]:
         return {row["chunk_id"]: row["row_hash"] for row in self._rows(collection, doc_ids)}
 
-    def rows(self, collection: str, doc_ids: Sequence[str]) -> pa.Table:
+    def rows(self, collection: str, doc_ids: Sequence[str] | None = None) -> pa.Table:
         found = [{name: row[name] for name in STORED_SCALARS} for row in self._rows(collection, doc_ids)]
         return pa.Table.from_pylist(found, schema=SCALAR_ROW).sort_by("chunk_id")
 
-    def _rows(self, collection: str, doc_ids: Sequence[str] | None) -> list[dict[str, Any]]:
+    def _rows(self, collection: str, doc_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
         wanted = None if doc_ids is None else set(doc_ids)
         return [row for row in self._of(collection).rows.values() if wanted is None or row["doc_id"] in wanted]
 

@@ -270,3 +270,10 @@ def _project(config: str, home: str) -> Any:
     from pipelines.update.project import Project
 
     return Project(load_config(Path(config)), Home(Path(home)))
+
+
+def maintenance(config: str, home: str, index: str, at: str | None = None) -> list[str]:
+    """Maintenance with an index in memory, killed at a point if one is given; returns the points passed."""
+    from tests.integration._maintenance_points import run
+
+    return run(config, home, index, at)
