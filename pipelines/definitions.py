@@ -54,7 +54,7 @@ def build_definitions(**resource_overrides: Any) -> dg.Definitions:
             maintenance.maintenance,
             letters.replay_dead_letters,
         ],
-        schedules=[schedules.nightly, schedules.every_quarter_hour],
+        schedules=[schedules.nightly, schedules.every_quarter_hour, schedules.weekly],
         sensors=[*following.sensors, listing.list_sources, pending.pending_changes],
         resources=resources | resource_overrides,
         # One process a run: the writer lock is held, and the checks' evidence kept, from the first step to the last.

@@ -1,8 +1,8 @@
 """A process that has imported what a run needs and begun nothing: each run is forked from it, in milliseconds.
 
-`python -m resources.run_host FD MODULE` imports the code location MODULE and talks over the socket FD in JSON lines. It
-reads {"run_id", "instance", "until"} and answers {"ready"}, {"run_id", "pid", "created"} or {"run_id", "refused"}, and
-later {"run_id", "pid", "exit"}. When the other end closes, it waits for its runs and ends; {"stop": true} interrupts
+`python -m resources.run_host FD MODULE ...` imports the modules and then talks over the socket FD in JSON lines. It reads
+{"run_id", "instance", "until"} and answers {"ready"}, {"run_id", "pid", "created"} or {"run_id", "refused"}, and later
+{"run_id", "pid", "exit"}. When the other end closes, it waits for its runs and ends; {"stop": true} interrupts
 them first. Who asks for runs, and what becomes of them, belongs to `resources.run_launcher`.
 """
 
@@ -16,12 +16,14 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 # What an update imports, found by comparing sys.modules before and after one. A module that is missing here costs its
 # time in every run; one that starts a thread when it is imported must not be here (a test counts the threads).
-_PRELOADED = (
+PRELOADED = (
+    "pipelines.definitions",
     "alembic.command",
     "dagster._core.storage.event_log",
     "dagster._core.storage.local_compute_log_manager",
@@ -54,9 +56,9 @@ QUIET = {
 }
 
 
-def preload(code_location: str) -> None:
+def preload(modules: Sequence[str]) -> None:
     """Import what runs need. A module that cannot be imported is left to the run, which then says why."""
-    for name in (code_location, *_PRELOADED):
+    for name in modules:
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -216,7 +218,7 @@ def main() -> None:
     """Preload, then serve."""
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(connection.fileno(), False)
-    preload(sys.argv[2])
+    preload(sys.argv[2:])
     Host(connection).serve()
 
 

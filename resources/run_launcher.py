@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 
-from resources.run_host import QUIET
+from resources.run_host import PRELOADED, QUIET
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun
@@ -36,7 +36,7 @@ MODULE = "pipelines.definitions"
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CODE = ("assets", "jobs", "pipelines", "resources", "schedules")
-_PATIENCE_SECONDS = 30.0  # for the first run, which waits until everything is imported
+_PATIENCE_SECONDS = 60.0  # for the first run, which waits until everything is imported
 _GRACE_SECONDS = 10.0  # for interrupted runs, when the daemon ends
 
 _log = logging.getLogger("dagster.lockstep.run_launcher")
@@ -47,15 +47,16 @@ OnExit = Callable[[str, int], None]
 class RunHost:
     """The process that runs are forked from, seen from the daemon."""
 
-    def __init__(self, on_exit: OnExit) -> None:
+    def __init__(self, on_exit: OnExit, modules: Sequence[str] = PRELOADED) -> None:
         self.started_at = time.time()
+        self.threads: int | None = None  # of its process when it was ready; None before that
         self._on_exit = on_exit
         self._answers: dict[str, Future[dict[str, Any]]] = {}
         self._lock = threading.Lock()
         self._connection, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "resources.run_host", str(theirs.fileno()), MODULE],
+                [sys.executable, "-m", "resources.run_host", str(theirs.fileno()), *modules],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), *_python_path()]))},
@@ -93,6 +94,8 @@ class RunHost:
 
     def stop(self) -> None:
         """Interrupt its runs, and let it end."""
+        if self.threads is None:  # it is still importing, and has no runs
+            self.process.terminate()
         try:
             self._send(stop=True)
             self._connection.shutdown(socket.SHUT_WR)
@@ -125,7 +128,8 @@ class RunHost:
             if answer is not None:
                 answer.set_result(message)
         else:
-            _log.info(f"runs start warm from process {self.process.pid} ({message})")
+            self.threads = message["threads"]
+            _log.info(f"runs start warm from process {self.process.pid}")
 
 
 class WarmRunLauncher(DefaultRunLauncher):

@@ -1,13 +1,14 @@
 """What starts by itself, by the clock.
 
-Both schedules are off until an operator switches them on in the UI: opening `make ui` on a laptop must not begin to
-read sources and write an index. The instance remembers the switch, across restarts and new versions of the code.
+The sensors follow the sources by themselves; what goes by the clock is off until an operator switches it on in the UI.
+The instance remembers the switch, across restarts and new versions of the code.
 """
 
 from __future__ import annotations
 
 import dagster as dg
 
+from jobs.maintenance import maintenance
 from jobs.updates import incremental_update, nightly_rebuild
 
 nightly = dg.ScheduleDefinition(
@@ -26,4 +27,13 @@ every_quarter_hour = dg.ScheduleDefinition(
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description="Bring the index to the sources' state every 15 minutes; a run with nothing to do writes nothing.",
+)
+
+weekly = dg.ScheduleDefinition(
+    name="maintenance_on_sundays",
+    job=maintenance,
+    cron_schedule="0 4 * * 0",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Remove what no kept snapshot needs, compact the tables and vacuum them, on Sundays at 04:00 UTC.",
 )
