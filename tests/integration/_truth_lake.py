@@ -1,7 +1,7 @@
 """Tables of which some are real Delta tables and the others are kept in memory, so that thousands of updates fit.
 
 In memory are tables whose rows are added by key and never merged with what streams announce; the manifest with its
-change feed, the log of events, the dead letters and the audit chain are always real. Some examples have only real
+change feed, the log of events, the access sets and the dead letters are always real. Some examples have only real
 tables.
 """
 
@@ -22,7 +22,15 @@ import pyarrow.dataset as ds
 from pipelines.lake.schemas import TABLES
 from pipelines.lake.tables import Lake
 
-IN_MEMORY = ("elements", "chunks", "embeddings", "index_snapshots", "term_statistics")
+IN_MEMORY = (
+    "elements",
+    "chunks",
+    "embeddings",
+    "index_snapshots",
+    "term_statistics",
+    "document_versions",
+    "audit_log",
+)
 
 
 class Versions:
