@@ -90,6 +90,7 @@ def _configure(folder: Path, encoder: EncoderConfig, retained: int) -> Path:
         "index": "bench",
         "encoder": encoder.model_dump(exclude_defaults=True),
         "retention": {"snapshots": retained, "history_days": 0},
+        "guard": {"max_deleted_share": 1.0},  # a page is renamed in each update
         "sources": [{"name": "corpus", "kind": "filesystem", "path": "corpus", "access": access}],
     }
     path = folder / "lockstep.yaml"

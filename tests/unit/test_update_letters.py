@@ -17,7 +17,7 @@ from pipelines.lake import dead_letters
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.tables import Lake
 from pipelines.parsing.failures import ParseFailure
-from pipelines.update import letters
+from pipelines.update import letters, progress
 from pipelines.update.changes import detect_changes
 from pipelines.update.letters import discard, due_retries, replay, replay_due, select
 from pipelines.update.project import Project
@@ -311,7 +311,7 @@ def test_a_retry_that_left_its_letter_as_it_was_is_no_reason_to_hurry(project: P
     dead_letters.record(project.lake, [FAILURE], healthy=[], run_id="r")
     later = datetime.now(UTC) + timedelta(minutes=2)
     replay_due(project, later)
-    letters.progress.change(
+    progress.change(
         project.home, "docs", observed_sequence=project.events.last_sequence()
     )  # looked at, and nothing came of it
     assert due_retries(project, datetime.now(UTC) + timedelta(seconds=50)) == []
