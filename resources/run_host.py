@@ -1,9 +1,9 @@
 """A process that has imported what a run needs and begun nothing: each run is forked from it, in milliseconds.
 
-`python -m resources.run_host FD MODULE ...` imports the modules and then talks over the socket FD in JSON lines. It reads
+`python -m resources.run_host FD MODULE ...` imports the modules, then talks over the socket FD in JSON lines. It reads
 {"run_id", "instance", "until"} and answers {"ready"}, {"run_id", "pid", "created"} or {"run_id", "refused"}, and later
-{"run_id", "pid", "exit"}. When the other end closes, it waits for its runs and ends; {"stop": true} interrupts
-them first. Who asks for runs, and what becomes of them, belongs to `resources.run_launcher`.
+{"run_id", "pid", "exit"}. When the other end closes, it waits for its runs and ends; {"stop": true} interrupts them
+first. Who asks for runs, and what becomes of them, belongs to `resources.run_launcher`.
 """
 
 from __future__ import annotations
