@@ -87,33 +87,41 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Serves the same pages as XML, prepared before they are asked for."""
 
     protocol_version = "HTTP/1.1"
-    total = 0
+    wbufsize = -1  # head and body in one packet
+    pages: tuple[bytes, ...] = ()
 
     def do_GET(self) -> None:
         first = int(parse_qs(urlsplit(self.path).query).get("continuation-token", ["0"])[0])
-        after = first + PAGE
-        parts = ["<?xml version='1.0'?><ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>"]
-        parts.append(f"<IsTruncated>{str(after < self.total).lower()}</IsTruncated>")
-        parts.append(f"<NextContinuationToken>{after}</NextContinuationToken><EncodingType>url</EncodingType>")
-        parts += [
-            f"<Contents><Key>{one['Key']}</Key><LastModified>{one['LastModified']:%Y-%m-%dT%H:%M:%S.000Z}"
-            f"</LastModified><ETag>{escape(one['ETag'])}</ETag><Size>{one['Size']}</Size>"
-            "<StorageClass>STANDARD</StorageClass></Contents>"
-            for one in objects(first, min(PAGE, self.total - first))
-        ]
-        body = ("".join(parts) + "</ListBucketResult>").encode()
+        body = self.pages[first // PAGE]
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Type", "application/xml")
         self.end_headers()
         self.wfile.write(body)
+        self.wfile.flush()
 
     def log_message(self, *_: object) -> None:
         pass
 
 
+def rendered(first: int, total: int) -> bytes:
+    after = first + PAGE
+    parts = [
+        "<?xml version='1.0'?><ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>",
+        f"<IsTruncated>{str(after < total).lower()}</IsTruncated>",
+        f"<NextContinuationToken>{after}</NextContinuationToken><EncodingType>url</EncodingType>",
+    ]
+    parts += [
+        f"<Contents><Key>{one['Key']}</Key><LastModified>{one['LastModified']:%Y-%m-%dT%H:%M:%S.000Z}"
+        f"</LastModified><ETag>{escape(one['ETag'])}</ETag><Size>{one['Size']}</Size>"
+        "<StorageClass>STANDARD</StorageClass></Contents>"
+        for one in objects(first, min(PAGE, total - first))
+    ]
+    return ("".join(parts) + "</ListBucketResult>").encode()
+
+
 def serve(total: int, ready: Any) -> None:
-    Handler.total = total
+    Handler.pages = tuple(rendered(first, total) for first in range(0, total, PAGE))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     ready.send(server.server_address[1])
     server.serve_forever()

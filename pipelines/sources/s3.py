@@ -20,6 +20,7 @@ from pipelines.sources.aws import Far, error_code, error_status, is_denied, make
 from pipelines.sources.base import Check, Fetched, FetchFailure, Hint, Listing, Problem, Progress, Stream
 from pipelines.sources.globs import PathFilter
 from pipelines.sources.s3_pages import EVERYTHING, Pages, etag_of, too_large, version_label
+from pipelines.sources.s3_quick import quicken
 from pipelines.sources.section import Pattern, SourceSection
 from pipelines.sources.uris import decode_uri, encode_key
 
@@ -180,7 +181,7 @@ class Bucket:
 
     def _s3(self) -> Any:
         if self._client is None:
-            self._client = self._make("s3", self._section.settings())
+            self._client = quicken(self._make("s3", self._section.settings()))
         return self._client
 
     def _pages(self, prefix: str, *, at_most: int | None = None) -> Iterator[Sequence[Mapping[str, Any]]]:
