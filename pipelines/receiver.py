@@ -34,8 +34,9 @@ SIGNATURE_HEADER = "x-lockstep-signature"
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")  # seconds since 1970
 _SIGNATURE = re.compile(r"v1=([0-9a-f]{64})")
 _MOST_SIGNATURES = 8
-_BODY_SECONDS = 60.0  # for a whole body; who is slower ties up memory
+_BODY_SECONDS = 30.0  # for a whole body; who is slower ties up memory
 _MOST_CALLS = 32  # at a time: each holds its body in memory
+_MOST_CONNECTIONS = 1_024  # with or without a call under way
 _RETRY_AFTER_SECONDS = 30
 
 
@@ -81,6 +82,7 @@ class Receiver:
         self._now = now
         self._log = log
         self._max_bytes = config.streams.max_event_bytes
+        self._under_way = 0  # calls whose bodies are in memory
         self._doors: Mapping[str, _Door] = {
             section.name: self._door(section, home) for section in config.sources if isinstance(section, WebhookSource)
         }
@@ -144,8 +146,6 @@ class Receiver:
 
     async def _accept(self, name: str, request: Request, body: bytearray) -> str:
         """Check one call, in an order in which nothing of it is trusted before its signature is proved."""
-        from anyio.to_thread import run_sync
-
         door = self._doors.get(name)
         if door is None:
             raise _Refused(404, "there is no such webhook")
@@ -154,8 +154,20 @@ class Receiver:
         signatures = [match[1] for part in offered if (match := _SIGNATURE.fullmatch(part))]
         if not signatures or not _TIMESTAMP.fullmatch(timestamp):
             raise _Refused(401, f"the headers {TIMESTAMP_HEADER} (seconds) and {SIGNATURE_HEADER} (v1=hex) are needed")
-        await self._read(request, body)
-        if not _proved(door.keys, signatures, timestamp, bytes(body)):
+        if self._under_way >= _MOST_CALLS:
+            raise _Refused(503, "too many calls at a time; send it again later", 1)
+        self._under_way += 1
+        try:
+            await self._read(request, body)
+            return await self._store_proved(door, signatures, timestamp, bytes(body))
+        finally:
+            self._under_way -= 1
+
+    async def _store_proved(self, door: _Door, signatures: list[str], timestamp: str, body: bytes) -> str:
+        from anyio.to_thread import run_sync
+
+        name = door.section.name
+        if not _proved(door.keys, signatures, timestamp, body):
             raise _Refused(401, "the signature does not hold")
         skew = self._now() - int(timestamp)
         if abs(skew) > door.section.tolerance_seconds:
@@ -166,9 +178,9 @@ class Receiver:
             )
         if not door.section.monitor:
             raise _Refused(503, "this webhook is switched off for now", 10 * _RETRY_AFTER_SECONDS)
-        delivery = delivery_id(name, timestamp, bytes(body))
+        delivery = delivery_id(name, timestamp, body)
         try:
-            fresh = await run_sync(self._store, door, delivery, bytes(body))
+            fresh = await run_sync(self._store, door, delivery, body)
         except InboxFull as error:
             raise _Refused(503, f"nothing was stored: {error}; send it again later", _RETRY_AFTER_SECONDS) from None
         except OSError as error:
@@ -232,7 +244,7 @@ def serve(config: Config, home: Home, *, host: str | None = None, port: int | No
         "access_log": False,
         "server_header": False,
         "proxy_headers": False,
-        "limit_concurrency": _MOST_CALLS,
+        "limit_concurrency": _MOST_CONNECTIONS,
         "timeout_keep_alive": 5,
         "timeout_graceful_shutdown": 20,
         "lifespan": "off",

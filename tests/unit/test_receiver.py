@@ -166,6 +166,46 @@ def test_a_body_of_unknown_length_is_refused_before_it_is_all_read(calls):
     assert calls.stored() == 0
 
 
+def test_of_very_many_calls_at_once_some_are_asked_to_come_later_and_memory_stays_bounded(calls):
+    """Forty callers who have not sent their bodies yet: the receiver holds 32."""
+    body = b"{}"
+    headers = {
+        "x-lockstep-timestamp": f"{NOW:.0f}",
+        "x-lockstep-signature": signature(KEY, f"{NOW:.0f}", body),
+    }
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/webhooks/hook",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    statuses: list[int] = []
+
+    async def all_at_once():
+        refused = asyncio.Event()
+
+        async def call():
+            async def receive():
+                await refused.wait()
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            async def answer(message):
+                if "status" in message:
+                    statuses.append(message["status"])
+                if statuses.count(503) == 8:
+                    refused.set()
+
+            await calls.receiver.app()(dict(scope), receive, answer)
+
+        await asyncio.gather(*(call() for _ in range(40)))
+
+    asyncio.run(asyncio.wait_for(all_at_once(), timeout=20))
+    assert statuses[:8] == [503] * 8
+    assert sorted(statuses[8:]) == [202] + [409] * 31
+    assert calls.post(b"another").status_code == 202
+
+
 def send(calls: Calls, parts: list[bytes], headers: dict[str, str] | None = None) -> tuple[int, int]:
     """Call the application without a client, part by part: how many parts it read, and its answer's status."""
     body = b"".join(parts)
