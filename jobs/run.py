@@ -23,7 +23,9 @@ from resources.observer import observed_by
 if TYPE_CHECKING:
     from dagster_shared.error import SerializableErrorInfo
 
-JobName: TypeAlias = Literal["incremental_update", "nightly_rebuild", "rollback", "verify"]
+JobName: TypeAlias = Literal[
+    "incremental_update", "nightly_rebuild", "rollback", "verify", "maintenance", "replay_dead_letters"
+]
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 
 # Process id and start of the command that executes the run, so that a run whose process was killed can be told apart.
