@@ -44,7 +44,7 @@ def make_engine(section: DatabaseSource) -> Engine:
                 "sqlite://", creator=lambda: _open_sqlite(url.database or ""), poolclass=sa.NullPool
             )
         return sa.create_engine(url, connect_args=_arguments(section, url), poolclass=sa.NullPool)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise ConfigError(
             f"source {section.name!r}: the key `url` is no address of a database ({error}); "
             "write for instance postgresql+psycopg://USER@HOST/DATABASE or sqlite:///FILE"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pipelines.sources.database import DatabaseSource
 
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+_WHOLE = re.compile("0|-?[1-9][0-9]{0,17}")
 _SHOWN = 30  # names in a message
 
 
@@ -88,7 +90,7 @@ class TableOfRows:
         typed = [parts for texts in keys if (parts := self._typed(texts)) is not None]
         if not typed:
             return None
-        columns: list[ColumnElement[Any]] = [sa.column(name, self.types[name]) for name in names]
+        columns: list[ColumnElement[Any]] = [self._typed_column(name) for name in names]
         if len(columns) == 1:
             return select.where(columns[0].in_([value for parts in typed for value in parts[0]]))
         each = [
@@ -145,7 +147,10 @@ class TableOfRows:
 
     def _typed(self, texts: Sequence[str]) -> list[list[object]] | None:
         """For each key column the values that its text may stand for; None if it can stand for none."""
-        parts = [_values(text, self.types[name]) for text, name in zip(texts, self.section.columns.key, strict=True)]
+        names = self.section.columns.key
+        if self.dialect == "sqlite":  # what a column was declared as says little of what is in it
+            return [[text, int(text)] if _WHOLE.fullmatch(text) else [text] for text in texts]
+        parts = [_values(text, self.types[name]) for text, name in zip(texts, names, strict=True)]
         return parts if all(parts) else None
 
 
@@ -167,8 +172,6 @@ def _values(text: str, kind: Any) -> list[object]:
             return [date.fromisoformat(text)]
     except (ValueError, ArithmeticError, BadRow):
         return []
-    if expected is None and text.isascii() and text.isdigit() and len(text) < 19:
-        return [text, int(text)]
     return [text]
 
 
