@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from pipelines.home import Home
+from pipelines.identity import content_hash
 
 _CONFIGURATION = """\
 # Written once by Lockstep; yours to change. Everything not named here has Dagster's default:
@@ -77,12 +78,16 @@ _NO_CAPTURE: dict[str, Any] = {
 }
 
 
+# SHA-256 of what earlier releases wrote here: such a file nobody has changed, and it is brought up to date.
+_WRITTEN_BEFORE = {"6aad0d9630d93271533c3ed4894fb79ad3e77ba2a31ee297ee9dacdf21117edd"}
+
+
 def prepare_instance(home: Home) -> Path:
-    """The folder for DAGSTER_HOME, with a dagster.yaml in it; one that is there already is left as it is."""
+    """The folder for DAGSTER_HOME, with a dagster.yaml in it; one that somebody has changed is left as it is."""
     folder = home.dagster
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "dagster.yaml"
-    if not path.exists():
+    if not path.exists() or content_hash(path.read_bytes()) in _WRITTEN_BEFORE:
         temporary = path.with_suffix(".yaml.new")
         temporary.write_text(_CONFIGURATION, encoding="utf-8")
         temporary.replace(path)

@@ -13,6 +13,7 @@ from jobs.run import run_job
 from pipelines.definitions import defs
 from pipelines.home import Home
 from resources.instance import open_instance, prepare_instance
+from schedules.requesting import patience
 
 pytestmark = pytest.mark.integration
 
@@ -23,6 +24,35 @@ def test_an_edited_instance_configuration_is_kept(tmp_path: Path) -> None:
     path.write_text("telemetry: {enabled: false}\n# mine\n")
     prepare_instance(home)
     assert "# mine" in path.read_text()
+
+
+def test_a_configuration_that_an_earlier_release_wrote_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.identity import content_hash
+    from resources import instance
+
+    path = prepare_instance(Home(tmp_path)) / "dagster.yaml"
+    newest = path.read_text()
+    path.write_text("telemetry: {enabled: false}\n")
+    monkeypatch.setattr(instance, "_WRITTEN_BEFORE", {content_hash(path.read_bytes())})
+    prepare_instance(Home(tmp_path))
+    assert path.read_text() == newest
+
+
+def test_runs_start_warm_the_queue_is_looked_at_each_second_and_each_sensor_has_a_thread(tmp_path: Path) -> None:
+    with open_instance(Home(tmp_path)) as instance:
+        assert type(instance.run_launcher).__name__ == "WarmRunLauncher"
+        assert instance.run_coordinator.dequeue_interval_seconds == 1  # type: ignore[attr-defined]
+        assert instance.get_sensor_settings()["use_threads"]
+
+
+def test_an_instance_without_the_launcher_works_as_before(tmp_path: Path) -> None:
+    path = prepare_instance(Home(tmp_path)) / "dagster.yaml"
+    path.write_text("telemetry: {enabled: false}\n")
+    with open_instance(Home(tmp_path)) as instance:
+        assert type(instance.run_launcher).__name__ == "DefaultRunLauncher"
+        assert patience(instance) < 1  # ticks take turns there, and must not wait for each other
 
 
 def test_the_instance_sends_nothing_and_lets_one_writer_run_at_a_time(tmp_path: Path) -> None:
