@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.errors import LakeError, SourceError
 from pipelines.sources.announcements import AnnouncedSection
 from pipelines.sources.base import ITEMS, Check, Fetched, FetchFailure, Hint, Listing, Problem, Progress
-from pipelines.sources.hinted import hinted_part
-from pipelines.sources.pointed import PointerReader
 from pipelines.sources.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from pipelines.sources.pointed import PointerReader
 
 _MOST_PROBLEMS = 1_000
 
@@ -59,6 +59,8 @@ class EventSource:
         Raises:
             SourceError: the log cannot be read.
         """
+        from pipelines.sources.hinted import hinted_part
+
         if any(hint.subtree for hint in hints):
             return hinted_part(self.list(), hints)
         return self._listing(self._state([hint.uri for hint in hints]))
@@ -70,6 +72,8 @@ class EventSource:
             SourceError: the log cannot be read.
             RateLimited: the place that an event points to asks to be left alone.
         """
+        from pipelines.sources.pointed import PointerReader
+
         wanted = list(dict.fromkeys(uris))
         state = self._state(wanted)
         rows = dict(zip(state["uri"].to_pylist(), range(len(state)), strict=True))
@@ -81,6 +85,8 @@ class EventSource:
 
     def check(self) -> Iterator[Check]:
         """What its kind tries, and how many events are in the log."""
+        import pyarrow.compute as pc
+
         yield from self._checks()
         try:
             state = self._state(None)
@@ -97,6 +103,8 @@ class EventSource:
             raise SourceError(f"source {self._section.name!r}: its events cannot be read: {error}") from error
 
     def _listing(self, state: pa.Table) -> Listing:
+        import pyarrow.compute as pc
+
         there = state.filter(pc.equal(state["type"], "upsert"))
         fits = pc.fill_null(pc.less_equal(there["size_bytes"], self._section.max_bytes), True)
         large = there.filter(pc.invert(fits))

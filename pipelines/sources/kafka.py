@@ -16,10 +16,10 @@ from pydantic import Field, field_validator, model_validator
 from pipelines.errors import ConfigError, LockstepError, SourceError, SourceForbidden
 from pipelines.sources.announcements import AnnouncedSection
 from pipelines.sources.base import Check, Stream
-from pipelines.sources.event_source import EventSource
 from pipelines.sources.section import Variable, secret
 
 if TYPE_CHECKING:
+    from pipelines.sources.event_source import EventSource
     from pipelines.sources.surroundings import Surroundings
 
 _ANSWER_SECONDS = 10.0
@@ -142,6 +142,8 @@ def explained(section: KafkaSource, error: Any, doing: str) -> SourceError:
 
 def open_kafka(section: KafkaSource, around: Surroundings) -> EventSource:
     """The documents that the topic's events have announced so far."""
+    from pipelines.sources.event_source import EventSource
+
     return EventSource(section, around, lambda: check(section, around.index))
 
 

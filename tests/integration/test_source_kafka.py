@@ -1,12 +1,7 @@
-"""The source `kafka` against a real broker: nothing lost, nothing doubled, whatever dies, moves or is rewound."""
+"""The source `kafka` against a real broker: the contract, what cannot be understood, credentials, a schema registry."""
 
 import json
-import random
-import signal
-import subprocess
-import sys
 import time
-import uuid
 
 import pytest
 
@@ -16,74 +11,18 @@ from pipelines.sources.announcements import change_event_schema
 from pipelines.sources.kafka import KafkaSource
 from pipelines.sources.registry import open_source, open_stream
 from pipelines.sources.surroundings import Surroundings
+from tests.integration._kafka_topic import PATIENCE_SECONDS, Topic, announced, assert_right
 from tests.integration.servers.kafka import PASSWORD, USER, kafka
 from tests.integration.servers.schema_registry import schema_registry
 from tests.source_contract import Harness, SourceContract, uris
 
 pytestmark = pytest.mark.integration
-PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory):
     with kafka(tmp_path_factory.mktemp("kafka")) as running:
         yield running
-
-
-class Topic:
-    """A topic of its own, its producer, and the source that follows it."""
-
-    def __init__(self, broker, folder, partitions=1, **keys):
-        self.broker, self.name = broker, f"t-{uuid.uuid4().hex[:12]}"
-        broker.create_topic(self.name, partitions)
-        self.home = Home(folder / "home")
-        keys = {"bootstrap_servers": broker.servers} | keys
-        self.section = KafkaSource(name="wiki", kind="kafka", topic=self.name, **keys)
-        self.producer = broker.producer(**{"message.max.bytes": 20_000_000})
-
-    def send(self, value, key=None, **options):
-        self.producer.produce(self.name, value=value, key=key, **options)
-        self.producer.poll(0)
-
-    def say(self, **keys):
-        message = {"schema_version": 1, "type": "upsert"} | keys
-        self.send(json.dumps(message).encode(), key=keys["uri"].encode())
-
-    def flush(self):
-        assert self.producer.flush(PATIENCE_SECONDS) == 0
-
-    def around(self):
-        return Surroundings.of(self.home, index="test")
-
-    def source(self):
-        return open_source(self.section, self.around())
-
-    def stream(self):
-        return open_stream(self.section, self.around())
-
-    @property
-    def log(self):
-        return self.around().events
-
-    def take(self, stream, **limits):
-        """One turn: receive, make durable, acknowledge."""
-        received = stream.receive(**({"limit": 1_000, "wait_seconds": 1.0} | limits))
-        appended = self.log.append([event for one in received for event in one.events])
-        stream.acknowledge(received)
-        return received, appended
-
-    def take_all(self, *streams):
-        """Turns until the group has read everything; the messages by stream."""
-        taken = [0] * len(streams)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while streams[0].lag().messages != 0:
-            assert time.monotonic() < deadline, f"still behind: {streams[0].lag()}"
-            for position, stream in enumerate(streams):
-                taken[position] += len(self.take(stream)[0])
-        return taken
-
-    def rows(self, *types):
-        return self.log.after("wiki", 0, list(types or ("upsert", "delete"))).to_pylist()
 
 
 @pytest.fixture
@@ -144,37 +83,6 @@ class TestKafka(SourceContract):
         harness.close()
 
 
-def announced(documents, versions, seed):
-    """Events in any order inside each document, a fifth of them twice; and the last word on each document."""
-    chance = random.Random(seed)
-    events, last = [], {}
-    for number in range(documents):
-        uri = f"folder/{number}.md"
-        for version in range(1, versions + 1):
-            event = {"uri": uri, "version": version}
-            if chance.random() < 0.15:
-                event |= {"type": "delete"}
-            else:
-                event |= {"content": {"text": f"{uri} in version {version}"}}
-            events.append(event)
-        last[uri] = events[-1]
-    events += chance.sample(events, len(events) // 5)
-    chance.shuffle(events)
-    return events, last
-
-
-def assert_right(topic, events, last):
-    rows = topic.rows()
-    assert len(rows) == len({(event["uri"], event["version"]) for event in events}), "lost or doubled"
-    state = {row["uri"]: (row["type"], row["version"]) for row in topic.log.state("wiki").to_pylist()}
-    assert state == {uri: (event.get("type", "upsert"), event["version"]) for uri, event in last.items()}
-    there = {uri for uri, event in last.items() if "content" in event}
-    source = topic.source()
-    assert uris(source.list()) == there
-    for answer in source.fetch(sorted(there)[:20]):
-        assert answer.content.decode() == last[answer.uri]["content"]["text"]
-
-
 def test_repeated_events_in_any_order_end_at_the_last_version_of_each_document(broker, tmp_path):
     topic = Topic(broker, tmp_path, partitions=3)
     events, last = announced(400, 5, seed=1)
@@ -186,41 +94,6 @@ def test_repeated_events_in_any_order_end_at_the_last_version_of_each_document(b
     assert topic.take_all(stream) == [2_400]
     stream.close()
     assert_right(topic, events, last)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from pipelines.home import Home
-from pipelines.sources.kafka import KafkaSource
-from pipelines.sources.registry import open_stream
-from pipelines.sources.surroundings import Surroundings
-section = KafkaSource.model_validate_json(sys.argv[1])
-around = Surroundings.of(Home(Path(sys.argv[2])), index="test")
-stream = open_stream(section, around)
-received = []
-while not received:
-    received = stream.receive(limit=5, wait_seconds=5)
-around.events.append([event for one in received for event in one.events])
-print(len(received), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_kill_between_making_durable_and_committing_loses_and_doubles_nothing(topic):
-    for number in range(10):
-        topic.say(uri=f"d{number}", version=1, content={"text": "x"})
-    topic.flush()
-    arguments = [sys.executable, "-c", KILLED, topic.section.model_dump_json(exclude_none=True), str(topic.home.root)]
-    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    before = len(topic.rows())
-    assert before == int(ended.stdout) > 0
-    stream = topic.stream()
-    assert stream.lag().messages == 10
-    assert topic.take_all(stream) == [10]  # once the broker has given up the dead member
-    stream.close()
-    assert sorted(row["uri"] for row in topic.rows()) == sorted(f"d{number}" for number in range(10))
 
 
 def test_what_was_received_and_not_acknowledged_comes_again(topic):
@@ -264,112 +137,6 @@ def test_no_more_is_received_than_was_asked_for(topic):
     assert topic.take(stream, wait_seconds=0)[0] == []
     assert time.monotonic() - started < 20
     stream.close()
-
-
-def test_a_rewound_topic_adds_nothing_a_second_time(topic):
-    from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
-
-    for number in range(20):
-        topic.say(uri=f"d{number % 7}", version=number, content={"text": str(number)})
-    topic.flush()
-    stream = topic.stream()
-    topic.take_all(stream)
-    stream.close()
-    before = topic.log.state("wiki")
-    group = "lockstep.test.wiki"
-    admin = topic.broker.admin()
-    rewound = ConsumerGroupTopicPartitions(group, [TopicPartition(topic.name, 0, 0)])
-    admin.alter_consumer_group_offsets([rewound])[group].result(PATIENCE_SECONDS)
-    stream = topic.stream()
-    assert stream.lag().messages == 20
-    assert topic.take_all(stream) == [20]
-    stream.close()
-    assert len(topic.rows()) == 20
-    assert topic.log.state("wiki").equals(before)
-
-
-def test_two_members_of_a_group_share_the_partitions_and_lose_none_when_one_leaves(broker, tmp_path):
-    topic = Topic(broker, tmp_path, partitions=4)
-    events, last = announced(100, 4, seed=2)
-    half = len(events) // 2
-    for event in events[:half]:
-        topic.say(**event)
-    topic.flush()
-    one = topic.stream()
-    topic.take(one, limit=50, wait_seconds=20)
-    other = topic.stream()
-    first = topic.take_all(one, other)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    shared = [0, 0]
-    number = 0
-    while not all(shared):
-        assert time.monotonic() < deadline, shared
-        topic.send(b"", key=str(number).encode())  # any message: whoever has its partition gets it
-        topic.flush()
-        number += 1
-        for position, stream in enumerate((one, other)):
-            shared[position] += len(topic.take(stream, wait_seconds=0.1)[0])
-    for event in events[half:]:
-        topic.say(**event)
-    topic.flush()
-    topic.take(one, limit=20)
-    one.close()
-    assert sum(first) > 0
-    topic.take_all(other)
-    other.close()
-    assert_right(topic, events, last)
-
-
-def test_a_deleted_topic_is_an_error_that_names_it_and_deletes_no_document(topic):
-    topic.say(uri="a", version=1, content={"text": "x"})
-    topic.flush()
-    stream = topic.stream()
-    topic.take_all(stream)
-    topic.broker.delete_topic(topic.name)
-    with pytest.raises(SourceError, match=topic.name) as told:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            stream.receive(limit=10, wait_seconds=0.2)
-    assert "create it" in str(told.value)
-    stream.close()
-    assert uris(topic.source().list()) == {"a"}
-    with pytest.raises(SourceError, match=topic.name):
-        topic.stream()
-    topic.broker.create_topic(topic.name)
-    topic.say(uri="b", version=1, content={"text": "x"})
-    topic.flush()
-    stream = topic.stream()
-    topic.take_all(stream)
-    stream.close()
-    assert uris(topic.source().list()) == {"a", "b"}
-
-
-def test_a_broker_that_is_killed_in_the_middle_costs_no_event(topic):
-    for number in range(30):
-        topic.say(uri=f"d{number}", version=1, content={"text": "x"})
-    topic.flush()
-    stream = topic.stream()
-    topic.take(stream, limit=10, wait_seconds=20)
-    received = []
-    while not received:
-        received = stream.receive(limit=10, wait_seconds=5)
-    topic.broker.kill()
-    try:
-        topic.log.append([event for one in received for event in one.events])
-        with pytest.raises(SourceError, match="wiki"):
-            stream.acknowledge(received)
-            for _ in range(5):
-                stream.receive(limit=1_000, wait_seconds=0.5)
-                stream.lag()
-    finally:
-        topic.broker.start()
-    stream.close()
-    stream = topic.stream()
-    topic.say(uri="later", version=1, content={"text": "x"})
-    topic.flush()
-    topic.take_all(stream)
-    stream.close()
-    assert sorted(row["uri"] for row in topic.rows()) == sorted([f"d{n}" for n in range(30)] + ["later"])
 
 
 def test_what_cannot_be_understood_is_kept_as_rejected_and_stops_nothing(topic):

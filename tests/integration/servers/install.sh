@@ -4,6 +4,7 @@
 set -euo pipefail
 KAFKA=4.1.0
 VERSITYGW=v1.8.0
+APICURIO=3.0.9
 root="${HOME}/.cache/lockstep-test-servers"
 mkdir -p "${root}/bin" "${root}/kafka"
 
@@ -36,6 +37,18 @@ POM
   rm -rf "${root}/kafka/libs"
   mv "${work}/libs" "${root}/kafka/libs"
   rm -rf "${work}"
+fi
+
+if compgen -G "${root}/apicurio-registry/*-${APICURIO}-runner.jar" >/dev/null; then
+  say "Apicurio's schema registry ${APICURIO} is there"
+else
+  need curl "Apicurio's schema registry"
+  say "fetching Apicurio's schema registry ${APICURIO}"
+  work="$(mktemp -d)"
+  place="https://repo.maven.apache.org/maven2/io/apicurio/apicurio-registry-app/${APICURIO}"
+  curl --fail --silent --show-error --retry 3 "${place}/apicurio-registry-app-${APICURIO}-all.tar.gz" | tar -xz -C "${work}"
+  rm -rf "${root}/apicurio-registry"
+  mv "${work}" "${root}/apicurio-registry"
 fi
 
 if [[ -x "${root}/bin/versitygw" ]]; then
