@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake.exceptions import DeltaError
 
+from pipelines.errors import LakeError
 from pipelines.lake import files, manifest, snapshots
 from pipelines.lake.events import TABLE as EVENTS
 from pipelines.lake.lock import waiting_lock
@@ -202,7 +204,13 @@ def _upkeep(
     folder = _folder(project, name)
     older = kept.versions if name == manifest.TABLE else ()
     feed_since = kept.feed_since if name == manifest.TABLE else None
-    unneeded = files.remove_unneeded(folder, versions=older, feed_since=feed_since, dry_run=dry_run)
+    try:
+        unneeded = files.remove_unneeded(folder, versions=older, feed_since=feed_since, dry_run=dry_run)
+    except (DeltaError, OSError, ValueError) as error:
+        raise LakeError(
+            f"finding the unneeded files of table {name!r} under {folder}: {error}; nothing of it was removed. Restore "
+            "the folder from a backup if it is damaged, or free space, and run maintenance again"
+        ) from error
     after = before - unneeded.size_bytes if dry_run else files.disk_bytes(folder)
     return TableUpkeep(
         table=name,
