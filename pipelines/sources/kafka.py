@@ -183,23 +183,28 @@ def check(section: KafkaSource, index: str) -> Iterator[Check]:
 def _tried(section: KafkaSource, group: str, consumer: Any, failed: list[Any]) -> Iterator[Check]:
     from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
+    step = "connect"
     try:
-        found = topic_partitions(section, consumer, failed)
-        yield Check("connect", True, f"a broker of {section.bootstrap_servers} answers")
-        yield Check("topic", True, f"the topic {section.topic!r} has {len(found)} partitions")
+        topic = _asked(section, consumer, failed)
+        yield Check(step, True, f"a broker of {section.bootstrap_servers} answers")
+        step = "topic"
+        found = _partitions(section, topic)
+        yield Check(step, True, f"the topic {section.topic!r} has {len(found)} partitions")
+        step = "read"
         consumer.assign([TopicPartition(section.topic, found[0], OFFSET_BEGINNING)])
         message = consumer.poll(_READ_SECONDS)
         if message is not None and message.error():
             raise explained(section, message.error(), "reading")
-        yield Check("read", True, "its messages may be read" if message is not None else "nothing forbids to read it")
+        yield Check(step, True, "its messages may be read" if message is not None else "nothing forbids to read it")
+        step = "group"
         committed = consumer.committed([TopicPartition(section.topic, found[0])], timeout=_ANSWER_SECONDS)
         if committed[0].error:
             raise explained(section, committed[0].error, f"asking for the offsets of group {group!r}")
-        yield Check("group", True, f"the group {group!r} may be used")
+        yield Check(step, True, f"the group {group!r} may be used")
     except KafkaException as error:
-        yield Check("group", False, str(explained(section, error.args[0], f"asking for the group {group!r}")))
+        yield Check(step, False, str(explained(section, error.args[0], f"asking for the group {group!r}")))
     except SourceError as error:
-        yield Check("read", False, str(error))
+        yield Check(step, False, str(error))
 
 
 def topic_partitions(section: KafkaSource, consumer: Any, failed: list[Any]) -> list[int]:
@@ -213,18 +218,25 @@ def topic_partitions(section: KafkaSource, consumer: Any, failed: list[Any]) -> 
     Raises:
         SourceError: no broker answers, the topic is not there, or may not be seen.
     """
+    return _partitions(section, _asked(section, consumer, failed))
+
+
+def _asked(section: KafkaSource, consumer: Any, failed: list[Any]) -> Any:
+    """What a broker says about the topic."""
     from confluent_kafka import KafkaException
 
     failed.clear()
     deadline = time.monotonic() + _ANSWER_SECONDS
     while True:
         try:
-            topic = consumer.list_topics(section.topic, timeout=_SLICE_SECONDS).topics[section.topic]
-            break
+            return consumer.list_topics(section.topic, timeout=_SLICE_SECONDS).topics[section.topic]
         except KafkaException as error:
             consumer.poll(0)  # hands over what the client has to say: wrong credentials look like silence otherwise
             if failed or time.monotonic() > deadline:
                 raise explained(section, telling(failed) or error.args[0], "asking for the topic") from error
+
+
+def _partitions(section: KafkaSource, topic: Any) -> list[int]:
     if topic.error is not None:
         raise explained(section, topic.error, "asking for the topic")
     return sorted(topic.partitions)

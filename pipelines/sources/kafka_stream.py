@@ -6,6 +6,7 @@ and when these move, what was not acknowledged comes again at the member that ha
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Any
 
 from pipelines.errors import ConfigError, SourceError
 from pipelines.lake.events import Event
-from pipelines.sources.announcements import MAX_URI_BYTES, decode, rejected
+from pipelines.sources.announcements import SCHEMA_VERSION, decode, rejected
 from pipelines.sources.base import Lag, Received
 from pipelines.sources.kafka import KafkaSource, explained, settings, telling, topic_partitions
 from pipelines.sources.schema_registry import SchemaRegistry, UnknownSchema
@@ -216,9 +217,16 @@ class KafkaStream:
         if version is None and self._section.tombstones == "ignore":
             return ()
         try:
-            uri, number = key.decode("utf-8"), int((version or b"").decode("ascii"))
-            if uri.strip() and uri.isprintable() and len(key) <= MAX_URI_BYTES and 0 <= number < 2**63:
-                return (Event(self._section.name, uri, "delete", origin, version=number, received_at=now),)
+            number = (version or b"").decode("ascii")
+            says = {
+                "schema_version": SCHEMA_VERSION,
+                "type": "delete",
+                "uri": key.decode("utf-8"),
+                "version": int(number),
+            }
+            event = decode(json.dumps(says).encode(), self._section, origin=origin, received_at=now)
+            if event.type == "delete" and number.isdigit():
+                return (event,)
         except ValueError:
             pass
         text = (

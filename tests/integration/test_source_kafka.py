@@ -163,12 +163,15 @@ def test_a_message_without_value_deletes_with_a_version_and_is_rejected_without(
     topic.say(uri="b", version=1, content={"text": "x"})
     topic.send(None, key=b"a", headers={"version": b"2"})
     topic.send(None, key=b"b")
+    topic.send(None, key=b"b", headers={"version": b"-1"})
+    topic.send(None, key=b"b", headers={"version": b"two"})
+    topic.send(None, headers={"version": b"2"})
     topic.flush()
     stream = topic.stream()
     topic.take_all(stream)
     stream.close()
     assert uris(topic.source().list()) == {"b"}
-    assert [row["error_class"] for row in topic.rows("rejected")] == ["Tombstone"]
+    assert [row["error_class"] for row in topic.rows("rejected")] == ["Tombstone"] * 4
 
 
 def test_messages_without_value_that_only_tidy_up_can_be_ignored(broker, tmp_path):
