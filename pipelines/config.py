@@ -77,7 +77,7 @@ class GuardConfig(Section):
 
     max_deleted_share: float = Field(default=0.3, ge=0, le=1)
     min_documents: int = Field(default=20, ge=0)  # smaller sources are not guarded
-    window_seconds: float = Field(default=3_600, ge=0)  # deletions of that time count together: many small ones, too
+    window_seconds: float = Field(default=3_600.0, ge=0)  # deletions of that time count together: many small ones, too
 
 
 class LimitsConfig(Section):
@@ -91,7 +91,7 @@ class RetentionConfig(Section):
     """What maintenance keeps. The live snapshot, and what a slot holds, are kept in any case."""
 
     snapshots: int = Field(default=10, ge=1)  # that rollback can still bring back
-    history_days: float = Field(default=30, ge=0)  # of table versions, and of applied events
+    history_days: float = Field(default=30.0, ge=0)  # of table versions, and of applied events
 
 
 class ReceiverConfig(Section):

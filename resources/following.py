@@ -137,7 +137,7 @@ class Follower:
         try:
             stream = open_stream(self.section, self._project.surroundings())
         except SourceError as error:
-            progress.failed(self._project.home, self.section.name, error)
+            progress.stream_failed(self._project.home, self.section.name, error)
             raise
         self._told = replace(self._told, streams=stream is not None)
         return stream
@@ -153,9 +153,9 @@ class Follower:
 
     def _rest(self, message: str, error: Exception) -> None:
         """Tell the error, and leave the source alone until it may be asked again."""
-        known = (
-            progress.read(self._project.home, self.section.name).retry_at if isinstance(error, SourceError) else None
-        )
+        state = progress.read(self._project.home, self.section.name)
+        times = [at for at in (state.retry_at, state.stream_retry_at) if at is not None]
+        known = max(times) if times and isinstance(error, SourceError) else None
         seconds = _DEFECT_SECONDS if known is None else (known - datetime.now(UTC)).total_seconds()
         with self._changed:
             turned = self._told.turned or self._told.error != message

@@ -57,8 +57,9 @@ def pump(project: Project, section: SourceSection, stream: Stream, *, wait_secon
         stream.acknowledge(received)
         lag = stream.lag()
     except SourceError as error:
-        progress.failed(project.home, section.name, error)
+        progress.stream_failed(project.home, section.name, error)
         raise
+    progress.stream_went_well(project.home, section.name)
     found = 0
     if any(event.type != "rejected" for event in events):
         found = observe(project, section.name, run_id=run_id, mode="hints").found

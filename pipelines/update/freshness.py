@@ -70,7 +70,7 @@ def freshness(project: Project) -> list[SourceFreshness]:
                 contacted_at=state.contacted_at,
                 age_seconds=None if last is None else (now - last) / timedelta(seconds=1),
                 fresh_within_seconds=section.fresh_within_seconds,
-                error=state.error,
+                error=state.error or state.stream_error,
             )
         )
     return found

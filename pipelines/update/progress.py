@@ -20,7 +20,7 @@ from pipelines.lake.lock import waiting_lock
 _FIRST_WAIT_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 1_800.0
 _LONGEST_ASKED_WAIT = timedelta(days=1)  # a source that asks to be left alone for longer is asked again after a day
-_TIMES = ("listed_at", "contacted_at", "retry_at", "approved_at")
+_TIMES = ("listed_at", "contacted_at", "retry_at", "stream_retry_at", "approved_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,8 @@ class Progress:
 
     `observed_sequence`: announced changes up to there were looked at. `applied_sequence`: what looks found up to there
     is in the manifest. `cursor` is the source's own. `error`, `failures` (in a row) and `retry_at` (not to be contacted
-    by itself before that) are those of the last contact. `labels`: fingerprint of the access rules that are applied.
+    by itself before that) are those of the last contact. Those of the stream are its own: while nothing announces changes,
+    listings go on. `labels`: fingerprint of the access rules that are applied.
     """
 
     source: str
@@ -41,6 +42,9 @@ class Progress:
     error: str | None = None
     failures: int = 0
     retry_at: datetime | None = None
+    stream_error: str | None = None
+    stream_failures: int = 0
+    stream_retry_at: datetime | None = None
     labels: str = ""
     approved_at: datetime | None = None
 
@@ -91,13 +95,35 @@ def failed(home: Home, source: str, error: SourceError) -> Progress:
     jitter" of M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015), so that many sources behind
     one server do not come back together. A source that says how long it wants to be left alone gets that.
     """
-    now = datetime.now(UTC)
     failures = read(home, source).failures + 1
+    return change(home, source, error=_named(error), failures=failures, retry_at=_again_at(error, failures))
+
+
+def stream_went_well(home: Home, source: str) -> Progress:
+    """The source's stream answered."""
+    state = read(home, source)
+    if state.stream_error is None:
+        return state
+    return change(home, source, stream_error=None, stream_failures=0, stream_retry_at=None)
+
+
+def stream_failed(home: Home, source: str, error: SourceError) -> Progress:
+    """The source's stream did not answer as it should: it is left alone as `failed` says, and the source is not."""
+    failures = read(home, source).stream_failures + 1
+    retry_at = _again_at(error, failures)
+    return change(home, source, stream_error=_named(error), stream_failures=failures, stream_retry_at=retry_at)
+
+
+def _named(error: SourceError) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _again_at(error: SourceError, failures: int) -> datetime:
+    now = datetime.now(UTC)
     retry_at = now + timedelta(seconds=_FIRST_WAIT_SECONDS / 2 + _backoff_seconds(failures))
     if isinstance(error, RateLimited) and error.retry_after_seconds is not None:
         retry_at = max(retry_at, now + min(timedelta(seconds=error.retry_after_seconds), _LONGEST_ASKED_WAIT))
-    message = f"{type(error).__name__}: {error}"
-    return change(home, source, error=message, failures=failures, retry_at=retry_at)
+    return retry_at
 
 
 def _backoff_seconds(failures: int) -> float:

@@ -10,8 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from pipelines.config import Config
-from pipelines.sources.filesystem import FilesystemSource
-from pipelines.sources.records import RecordsSource
+from pipelines.sources.registry import KINDS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| `([a-z_.0-9]+)` \| (.+?) \|", PAGE, flags=re.MULTILINE))
@@ -21,9 +20,10 @@ SECTIONS = {
     if isinstance(section.default, BaseModel)
     for key, field in type(section.default).model_fields.items()
 }
+SOURCE_KEYS = sorted({key for kind in KINDS.values() for key in kind.section.model_fields})
 
 
-@pytest.mark.parametrize("key", [*SECTIONS, *FilesystemSource.model_fields, *RecordsSource.model_fields])
+@pytest.mark.parametrize("key", [*SECTIONS, *SOURCE_KEYS])
 def test_every_key_is_on_the_page(key: str) -> None:
     assert key in ROWS
 
@@ -36,5 +36,5 @@ def test_the_page_has_the_defaults_of_the_code(key: str) -> None:
 
 
 def test_the_page_names_no_key_that_does_not_exist() -> None:
-    known = {*SECTIONS, *FilesystemSource.model_fields, *RecordsSource.model_fields, *Config.model_fields}
+    known = {*SECTIONS, *SOURCE_KEYS, *Config.model_fields}
     assert set(ROWS) <= known

@@ -323,12 +323,15 @@ def test_nothing_is_acknowledged_before_it_is_durable(project, corpus, monkeypat
     assert stream.acknowledged == []
 
 
-def test_a_stream_that_fails_leaves_its_source_alone_for_a_while(project):
+def test_a_stream_that_fails_is_left_alone_for_a_while_and_its_source_is_not(project):
     stream = Announcing()
     stream.fails = SourceError("broker down")
     with pytest.raises(SourceError):
         pump(project, project.config.source("docs"), stream, wait_seconds=0, run_id="stream")
-    assert progress.read(project.home, "docs").failures == 1
+    state = progress.read(project.home, "docs")
+    assert (state.stream_failures, state.failures) == (1, 0)
+    assert state.stream_retry_at is not None
+    assert due(project, datetime.datetime.now(datetime.UTC))  # listing goes on
 
 
 def test_a_message_that_nobody_understands_becomes_a_dead_letter_with_its_payload(project):
