@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.home import Home
+from tests.integration import _following
 from tests.integration._commit_points import How, Points, strike
+
+follow, follow_points, follow_dying = _following.follow, _following.follow_points, _following.follow_dying
+follow_again, follow_clean, texts_shown = _following.follow_again, _following.follow_clean, _following.texts_shown
 
 EVERYBODY = ("group:staff", "group:hr", "group:works-council")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-How: TypeAlias = Literal["before", "half-way"]
+How: TypeAlias = Literal["before", "half-way", "after", "soon"]
+"""`soon`: some milliseconds after the write began, whatever is done then."""
 
 
 def strike(by: str, victim: int | None = None) -> None:
@@ -37,9 +39,15 @@ class Points:
     """
 
     def __init__(
-        self, at: str | None = None, how: How = "before", act: Callable[[], None] = lambda: strike("SIGKILL")
+        self,
+        at: str | None = None,
+        how: How = "before",
+        act: Callable[[], None] = lambda: strike("SIGKILL"),
+        delay_seconds: float = 0.0,
     ) -> None:
         self.passed: list[str] = []
+        self.waiting: threading.Timer | None = None
+        self._delay_seconds = delay_seconds
         self._wanted, self._how, self._act = at, how, act
         self._seen: Counter[str] = Counter()
         self._patch_tables()
@@ -51,9 +59,16 @@ class Points:
         point = name if self._seen[name] == 1 else f"{name} #{self._seen[name]}"
         self.passed.append(point)
         if point == self._wanted:
+            if self._how == "soon":
+                self.waiting = threading.Timer(self._delay_seconds, self._act)
+                self.waiting.start()
+                return write()
             if self._how == "half-way":
                 half()
+            done = write() if self._how == "after" else None
             self._act()
+            if self._how == "after":
+                return done
         return write()
 
     def _patch_tables(self) -> None:
@@ -158,3 +173,61 @@ class Points:
 
         for name in names:
             setattr(MilvusIndex, name, wrapped(name))
+
+
+class AllPoints(Points):
+    """With the small files that remember how far each source was followed and what the operator was asked."""
+
+    def _patch_files(self) -> None:
+        super()._patch_files()
+        from pipelines.update import approvals, progress
+
+        change, write, settle = progress.change, approvals._write, approvals.settle
+        self_ = self
+
+        def at_change(home: Any, source: str, **values: Any) -> Any:
+            def half() -> None:
+                home.progress.mkdir(parents=True, exist_ok=True)
+                (home.progress / f"{source}.new").write_text("{")
+
+            return self_._at(f"progress of {source}", lambda: change(home, source, **values), half)
+
+        def at_write(home: Any, request: Any, ids: list[str]) -> None:
+            def half() -> None:
+                home.approvals.mkdir(parents=True, exist_ok=True)
+                (home.approvals / f"{request.source}.new").write_text("{")
+
+            self_._at("approval" if request.approved_by else "question", lambda: write(home, request, ids), half)
+
+        def at_settle(home: Any, source: str) -> None:
+            if (home.approvals / f"{source}.json").exists():
+                self_._at(f"settle {source}", lambda: settle(home, source))
+            else:
+                settle(home, source)
+
+        progress.change, approvals._write, approvals.settle = at_change, at_write, at_settle
+
+    def _patch_index(self) -> None:
+        from tests.fakes.file_index import FileIndex
+
+        halves: dict[str, Callable[..., Any]] = {
+            "upsert": lambda plain, index, name, rows, *_: plain(index, name, rows.slice(0, rows.num_rows // 2)),
+            "delete": lambda plain, index, name, ids: plain(index, name, ids[: len(ids) // 2]),
+        }
+
+        def wrapped(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+            def call(index: Any, *args: Any, **options: Any) -> Any:
+                label = f"index {name}"
+                if name == "write_state":
+                    label += " building" if args[1].get("building") else " complete"
+
+                def half() -> None:
+                    if name in halves:
+                        halves[name](plain, index, *args)
+
+                return self._at(label, lambda: plain(index, *args, **options), half)
+
+            return call
+
+        for name in ("create", "drop", "upsert", "delete", "write_state", "point_alias"):
+            setattr(FileIndex, name, wrapped(name, getattr(FileIndex, name)))
