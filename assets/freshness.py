@@ -36,7 +36,7 @@ APPROVAL_SPEC = dg.AssetCheckSpec(
 def sources_fresh(context: dg.AssetCheckExecutionContext, project: LockstepProject) -> dg.AssetCheckResult:
     """Whether something was heard of every source lately."""
     with project.step(context, _FRESH) as step:
-        found = step.done(freshness(step.project))
+        found = freshness(step.project)
     return dg.AssetCheckResult(**_freshness_result(found))
 
 

@@ -7,6 +7,7 @@ everything works as before, more slowly.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -89,8 +90,9 @@ class RunHost:
         return f"{told['pid']} {told['created']}"
 
     def leave(self) -> None:
-        """Let it end when its runs have ended."""
-        self._connection.close()
+        """Let it end when its runs have ended; how they end is heard until then."""
+        with contextlib.suppress(OSError):  # it has ended already
+            self._connection.shutdown(socket.SHUT_WR)
 
     def stop(self) -> None:
         """Interrupt its runs, and let it end."""

@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets import derivation, expectations, gates, ingestion, serving, verification
+from assets import derivation, expectations, freshness, gates, ingestion, serving, verification
 from jobs.run import JobName, JobOutcome, run_job
 from pipelines.definitions import defs
 from pipelines.errors import GateFailed, IndexUnavailable, LakeError, LockstepError, MassDeletionRefused, WriterBusy
@@ -121,6 +121,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
     monkeypatch.setattr(expectations, "check_table", fake.check)
     monkeypatch.setattr(expectations, "_limits", lambda *_, **__: None)
     verified = VerifyReport(True, "s1", 4, 4, "d" * 64, "d" * 64, (), 0.1)
+    monkeypatch.setattr(freshness, "freshness", lambda _project: [])
     monkeypatch.setattr(verification, "verify", fake.step("verify", verified))
     return fake
 
