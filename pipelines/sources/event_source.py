@@ -41,6 +41,7 @@ class EventSource:
         self._section = section
         self._around = around
         self._checks = checks
+        self._until: int | None = None  # the newest event that was there when this source was last listed or looked at
 
     def list(self, *, progress: Progress | None = None) -> Listing:
         """Every document that was announced and not deleted since.
@@ -48,7 +49,8 @@ class EventSource:
         Raises:
             SourceError: the log cannot be read.
         """
-        listing = self._listing(self._state(None))
+        self._until = self._newest()
+        listing = self._listing(self._state(None, until=self._until))
         if progress is not None:
             progress(len(listing.items), len(listing.items))
         return listing
@@ -63,24 +65,33 @@ class EventSource:
 
         if any(hint.subtree for hint in hints):
             return hinted_part(self.list(), hints)
-        return self._listing(self._state([hint.uri for hint in hints]))
+        self._until = self._newest()
+        return self._listing(self._state([hint.uri for hint in hints], until=self._until))
 
     def fetch(self, uris: Iterable[str]) -> Iterator[Fetched | FetchFailure]:
         """The content of each document by its newest event: from the blobs, or from where the event points to.
+
+        After a listing or a look the newest event is the one that these saw: content of a later one would else go with
+        the readers of an earlier one.
 
         Raises:
             SourceError: the log cannot be read.
             RateLimited: the place that an event points to asks to be left alone.
         """
+        import pyarrow.compute as pc
+
         from pipelines.sources.pointed import PointerReader
 
         wanted = list(dict.fromkeys(uris))
-        state = self._state(wanted)
+        seen = self._until
+        newest = self._state(wanted)
+        state = newest if seen is None else self._state(wanted, until=seen)
+        deleted = set(newest.filter(pc.equal(newest["type"], "delete"))["uri"].to_pylist())
         rows = dict(zip(state["uri"].to_pylist(), range(len(state)), strict=True))
         reader = PointerReader(self._section, self._around.aws_client)
         with reader:
             for uri in wanted:
-                row = state.slice(rows[uri], 1).to_pylist()[0] if uri in rows else None
+                row = state.slice(rows[uri], 1).to_pylist()[0] if uri in rows and uri not in deleted else None
                 yield self._fetch(uri, row, reader)
 
     def check(self) -> Iterator[Check]:
@@ -96,9 +107,15 @@ class EventSource:
         there = pc.sum(pc.equal(state["type"], "upsert")).as_py() or 0
         yield Check("events", True, f"the events so far say that there are {there:,} documents")
 
-    def _state(self, uris: Sequence[str] | None) -> pa.Table:
+    def _newest(self) -> int:
         try:
-            return self._around.events.state(self._section.name, uris=uris)
+            return self._around.events.last_sequence()
+        except LakeError as error:
+            raise SourceError(f"source {self._section.name!r}: its events cannot be read: {error}") from error
+
+    def _state(self, uris: Sequence[str] | None, *, until: int | None = None) -> pa.Table:
+        try:
+            return self._around.events.state(self._section.name, until=until, uris=uris)
         except LakeError as error:
             raise SourceError(f"source {self._section.name!r}: its events cannot be read: {error}") from error
 

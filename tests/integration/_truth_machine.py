@@ -113,6 +113,11 @@ class Play(RuleBasedStateMachine):
         self._count("arrive twice" if again else "arrive")
         self.world.arrive(order, again=again)
 
+    @rule(order=st.lists(st.integers(0, 5), min_size=1, max_size=3))
+    def arrive_during_a_look(self, order: list[int]) -> None:
+        self._count("arrive during a look")
+        self.world.arrive_during_a_look(order)
+
     @rule()
     def reject(self) -> None:
         self._count("reject")

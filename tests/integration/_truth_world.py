@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +23,13 @@ from pipelines.home import Home
 from pipelines.identity import acl_id, digest
 from pipelines.lake.events import Event
 from pipelines.sources.announcements import AnnouncedSection
+from pipelines.sources.base import Listing
 from pipelines.sources.event_source import EventSource
 from pipelines.sources.filesystem import Folder
 from pipelines.sources.registry import KINDS, Kind
 from pipelines.sources.section import AccessRule
 from pipelines.update import approvals, observe, progress
+from pipelines.update.looking import Look
 from pipelines.update.pending import pending
 from pipelines.update.project import Project
 from pipelines.update.rollback import rollback
@@ -80,6 +82,7 @@ class Bench:
     def __init__(self, folder: Path, model: Path) -> None:
         self.folder, self._model = folder, model
         self._configs: dict[object, Config] = {}
+        self.meanwhile: Callable[[], None] | None = None  # happens once, between a listing of the feed and its fetch
         self.unlistable: set[str] = set()  # folders that cannot be read; "": the whole source
         self.oracle = Oracle(self.config(Setting(), FILE_RULES[0], FEED_RULES[0]))
         self.ids = {acl_id(readers): frozenset(readers) for readers in ALL_READERS}
@@ -261,6 +264,12 @@ class World:
     def observe(self, source: str, mode: Any, *, write: tuple[int, How] | None = None) -> None:
         """A look at one source, perhaps one that dies."""
         self._unrest(lambda: observe.observe(self.project, source, run_id="look", mode=mode), write, None)
+
+    def arrive_during_a_look(self, chosen: Sequence[int]) -> None:
+        """Some of what was produced arrives after a look has listed the feed, and before it reads the contents."""
+        self._bench.meanwhile = lambda: self.arrive(chosen)
+        self.observe(FEED, "hints")
+        self._bench.meanwhile = None
 
     def rollback(self) -> None:
         """Back to the snapshot before, if there is one."""
@@ -517,6 +526,16 @@ def bench_in(folder: Path, model: Path) -> Iterator[tuple[Bench, Trap]]:
 
         kind = replace(plain, open=lambda section, _around: Folder(section, scan=scan))
         stack.enter_context(patch.dict(KINDS, {"filesystem": kind, "feed": Kind(Feed, EventSource)}))
+        look = Look.listing
+
+        def listing(self: Look) -> Listing:
+            found = look(self)
+            meanwhile, bench.meanwhile = bench.meanwhile, None
+            if meanwhile is not None and self.section.name == FEED:
+                meanwhile()
+            return found
+
+        stack.enter_context(patch.object(Look, "listing", listing))
         stack.enter_context(trapped(trap))
         stack.enter_context(reading_each_version_once())
         bench = Bench(folder, model)
