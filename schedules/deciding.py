@@ -36,13 +36,16 @@ class Decision:
     sources: tuple[str, ...] = ()
 
 
-def decide_update(pending: Sequence[SourcePending], updates: Updates, now: datetime, *, dice: float) -> Decision:
+def decide_update(
+    pending: Sequence[SourcePending], updates: Updates, now: datetime, *, dice: float, covered: bool = False
+) -> Decision:
     """An update is requested when something can be applied, none is waiting, and the last one did not just fail.
 
     Args:
         pending: what waits, by source.
         updates: what the instance knows.
         now: the time.
+        covered: nothing became durable since an update was last seen waiting, so that one that runs applies it all.
         dice: between 0 and 1; the wait after failures is that part of a bound that doubles with each of them.
     """
     waiting = [one for one in pending if one.announced or one.found or one.relabelled]
@@ -55,6 +58,8 @@ def decide_update(pending: Sequence[SourcePending], updates: Updates, now: datet
         return Decision(False, "nothing that waits can be applied now: " + describe_pending(waiting))
     if updates.waiting:
         return Decision(False, "an update is requested already: " + describe_pending(waiting))
+    if updates.running and covered:
+        return Decision(False, "the update that runs applies what waits: " + describe_pending(waiting))
     if updates.failures and updates.failed_at is not None:
         again = updates.failed_at + timedelta(seconds=backoff_seconds(updates.failures, dice))
         if again > now:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 
 import dagster as dg
 
@@ -30,6 +31,11 @@ _BUSY_EVERY_SECONDS = 60.0
 _IDLE_EVERY_SECONDS = 600.0
 _LONG_POLL_SECONDS = 9.0  # the daemon begins ticks every 5 s: one that ends just before leaves a gap of 1 s
 _SHORT_POLL_SECONDS = 0.2
+
+
+# By data folder: the version of the log that an update which was still waiting will see. Lost with the process, which
+# costs one update with nothing to do.
+_covered: dict[Path, int] = {}
 
 
 class Claim:
@@ -106,11 +112,14 @@ def _time(seconds: float | None) -> datetime | None:
 
 def decide(instance: dg.DagsterInstance, project: Project, pending: Sequence[SourcePending]) -> Decision:
     """Whether this tick requests an update now."""
-    updates = updates_of(instance)
+    root, version, updates = project.home.root, project.lake.version(EVENTS), updates_of(instance)
     dice = steady_dice(updates.failures, updates.failed_at)
-    decision = decide_update(pending, updates, datetime.now(UTC), dice=dice)
-    if decision.request and not claims().take(project.home.root, _CLAIM_SECONDS):
+    covered = _covered.get(root) == version
+    decision = decide_update(pending, updates, datetime.now(UTC), dice=dice, covered=covered)
+    if decision.request and not claims().take(root, _CLAIM_SECONDS):
         return Decision(False, "another sensor has just requested an update")
+    if decision.request or updates.waiting:
+        _covered[root] = version
     return decision
 
 

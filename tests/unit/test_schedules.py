@@ -66,6 +66,13 @@ def test_one_may_run_while_the_next_is_requested() -> None:
     assert decide_update([waits(found=1)], Updates(running=1), NOW, dice=0.5).request
 
 
+def test_what_the_running_update_applies_is_not_requested_a_second_time() -> None:
+    decision = decide_update([waits(found=1)], Updates(running=1), NOW, dice=0.5, covered=True)
+    assert not decision.request
+    assert "the update that runs applies" in decision.reason
+    assert decide_update([waits(found=1)], Updates(), NOW, dice=0.5, covered=True).request
+
+
 def test_one_source_that_is_held_keeps_no_other_from_being_applied() -> None:
     decision = decide_update([waits(found=9, held="ask"), waits(source="wiki", found=1)], Updates(), NOW, dice=0.5)
     assert decision.sources == ("wiki",)
