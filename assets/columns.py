@@ -126,10 +126,10 @@ _OF_TABLE: dict[str, dict[str, str]] = {
         "retry_at": "When it is tried again by itself (UTC); empty: not before somebody asks",
     },
     "change_events": {
-        "sequence": "1, 2, 3, ... in the order in which the events became durable",
+        "sequence": "Number that grows in the order in which the events became durable",
         "event_id": "Identity of what is announced, not of its delivery: a second delivery adds no row",
         "uri": "The source's own address of the document, or of the folder that a hint names",
-        "type": "upsert or delete (a document's state), changed (look again), rejected (not understood)",
+        "type": "Announced: upsert, delete, changed, rejected. Found by a look: observed, absent, failed, recovered",
         "subtree": "A hint on everything below the address, too",
         "version": "Of this document, by the producer; the highest wins, whenever it arrives",
         "content_hash": "The bytes that came with it, in the blob folder; of a rejected message its payload",
