@@ -179,7 +179,7 @@ def measure(folder: Path, total: int, url: str | None) -> dict[str, Any]:
     listed = time.perf_counter()
     known = known_documents(lake, EventLog(home), Progress(config.name), labels)
     read = time.perf_counter()
-    decision = decide(known, listing, None, labels=labels, source="bucket")
+    decision = decide(known.table, listing, None, labels=labels, source="bucket")
     decided = time.perf_counter()
     expected = sum(map(edited, range(total))), sum(map(gone, range(total)))
     found = len(decision.look), len(decision.deleted)

@@ -138,15 +138,17 @@ def decide(
     )
 
 
+_NARROW_BYTES = 1 << 30
+
 _REASONS = ("unchanged", "new", "returned", "changed", "racy", "asked")
 _NEW, _RETURNED, _CHANGED, _RACY, _ASKED = range(1, 6)
 
 
 def _positions(values: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
     """Where each value stands among others: int64, -1 for nowhere."""
-    # 64-bit offsets: the uris of one source may pass 2 GiB.
-    wide = pa.large_string()
-    found = pc.index_in(values.cast(wide), value_set=among.cast(wide).combine_chunks())
+    if values.nbytes + among.nbytes > _NARROW_BYTES:  # 64-bit offsets: the uris of one source may pass 2 GiB
+        values, among = values.cast(pa.large_string()), among.cast(pa.large_string())
+    found = pc.index_in(values, value_set=among.combine_chunks())
     return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int64)
 
 

@@ -6,6 +6,8 @@ A look compares with this, so that it finds nothing twice, and notices when a do
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,12 @@ from pipelines.lake.tables import Lake
 from pipelines.sources.base import Hint
 from pipelines.update.progress import Progress
 
+COMPARED = [
+    *("doc_id", "uri", "status", "size_bytes", "etag", "modified_at", "updated_at"),
+    *("acl_id", "tenant", "classification", "content_hash", "quarantined_hash"),
+]
+"""What a comparison needs; titles and metadata of a million documents are not held in memory for it."""
+
 _FEW = 32  # subtrees that are looked for one by one
 
 
@@ -32,10 +40,29 @@ def latest(events: pa.Table) -> pa.Table:
     return events.take(rows.take(pc.array_sort_indices(rows)))
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a source: `table` with the columns that a comparison needs, and whole rows when asked for."""
+
+    table: pa.Table
+    found: pa.Table  # whole rows of what waits to be applied
+    lake: Lake
+
+    def rows(self, doc_ids: pa.ChunkedArray) -> list[dict[str, Any]]:
+        """The whole rows of these documents, as far as they are known."""
+        if not len(doc_ids):
+            return []
+        wanted = doc_ids.combine_chunks()
+        rows: list[dict[str, Any]] = self.found.filter(pc.is_in(self.found["doc_id"], value_set=wanted)).to_pylist()
+        own = {row["doc_id"] for row in rows}
+        stored = self.lake.read(manifest.TABLE, where=pc.field("doc_id").isin(wanted)).to_pylist()
+        return rows + [row for row in stored if row["doc_id"] not in own]
+
+
 def known_documents(
     lake: Lake, events: EventLog, progress: Progress, labels: SourceLabels, hints: Sequence[Hint] | None = None
-) -> pa.Table:
-    """Rows of `documents`, deleted ones included, as they will be when everything found is applied.
+) -> Known:
+    """The documents of a source, deleted ones included, as they will be when everything found is applied.
 
     Args:
         lake: the tables.
@@ -45,13 +72,15 @@ def known_documents(
         hints: only what these name; None: the whole source.
     """
     waiting = latest(events.after(progress.source, progress.applied_sequence, ("observed", "absent")))
-    rows = lake.read(manifest.TABLE, where=pc.field("source") == progress.source)
+    rows = lake.read(manifest.TABLE, COMPARED, where=pc.field("source") == progress.source)
     if hints is not None:
         rows, waiting = (table.filter(pa.array(hinted(table["uri"], hints))) for table in (rows, waiting))
     if not len(waiting):
-        return rows
-    overlaid = rows.filter(pc.invert(pc.is_in(rows["uri"], value_set=waiting["uri"].combine_chunks())))
-    return pa.concat_tables([overlaid, _as_documents(rows, waiting, labels, progress.source)])
+        return Known(rows, DOCUMENTS.empty_table(), lake)
+    again = _in(rows["uri"], waiting["uri"])
+    before = lake.read(manifest.TABLE, where=pc.field("doc_id").isin(rows.filter(again)["doc_id"].combine_chunks()))
+    found = _as_documents(before, waiting, labels, progress.source)
+    return Known(pa.concat_tables([rows.filter(pc.invert(again)), found.select(COMPARED)]), found, lake)
 
 
 def hinted(uris: pa.ChunkedArray, hints: Sequence[Hint]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -81,7 +110,7 @@ def _below(uri: str, folders: Collection[str]) -> bool:
 
 def _as_documents(rows: pa.Table, waiting: pa.Table, labels: SourceLabels, source: str) -> pa.Table:
     """Found documents as the rows that they will become."""
-    before = {row["uri"]: row for row in rows.filter(_in(rows["uri"], waiting["uri"])).to_pylist()}
+    before = {row["uri"]: row for row in rows.to_pylist()}
     acl_ids = labels.acl_ids(waiting["uri"], waiting["readers"])
     documents = []
     for event, acl_id in zip(waiting.to_pylist(), acl_ids.tolist(), strict=True):

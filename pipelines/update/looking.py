@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.governance.access import SourceLabels
 from pipelines.identity import content_hash
@@ -21,6 +20,7 @@ from pipelines.parsing.media_types import detect_media_type
 from pipelines.sources.base import Fetched, FetchFailure, Hint, Listing, Progress, Source
 from pipelines.sources.detect import Decision, decide
 from pipelines.sources.section import SourceSection
+from pipelines.update.known import Known
 
 AGAIN = "again:"
 """How the origin begins of what was looked at because somebody asked: it is parsed again, too."""
@@ -74,15 +74,21 @@ class Look:
             return self.source.list(progress=self.progress)
         return self.source.look(self.hints)
 
-    def events(self, known: pa.Table, listing: Listing) -> Iterator[Event]:
+    def events(self, known: Known, listing: Listing) -> Iterator[Event]:
         """What differs: documents that are there first, and those that are gone last.
 
         Args:
-            known: rows of `documents` of what is looked at; see `known_documents`.
+            known: what is known of it; see `known_documents`.
             listing: what is there now.
         """
         decision = decide(
-            known, listing, None, labels=self.labels, source=self.section.name, thorough=self.thorough, asked=self.asked
+            known.table,
+            listing,
+            None,
+            labels=self.labels,
+            source=self.section.name,
+            thorough=self.thorough,
+            asked=self.asked,
         )
         self.listed, self.unchanged, self.complete = len(listing.items), decision.unchanged, listing.complete
         self.failures += [
@@ -90,7 +96,7 @@ class Look:
             for p in listing.problems
         ]
         readers = _reported(listing)
-        previous = {row["doc_id"]: row for row in _touched(known, decision)}
+        previous = {row["doc_id"]: row for row in known.rows(_touched(decision))}
         looked = {row["uri"]: row for row in decision.look.to_pylist()}
         if readers:  # what the rules say is applied without a look
             for row in decision.relabelled.to_pylist():
@@ -196,9 +202,7 @@ def _reported(listing: Listing) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _touched(known: pa.Table, decision: Decision) -> list[Row]:
-    """Known rows that the decision is about."""
+def _touched(decision: Decision) -> pa.ChunkedArray:
+    """The known documents that the decision is about."""
     columns = [decision.relabelled["doc_id"], decision.look["doc_id"].drop_null()]
-    wanted = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
-    rows: list[Row] = known.filter(pc.is_in(known["doc_id"], value_set=wanted.combine_chunks())).to_pylist()
-    return rows
+    return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())

@@ -29,8 +29,8 @@ class Progress:
 
     `observed_sequence`: announced changes up to there were looked at. `applied_sequence`: what looks found up to there
     is in the manifest. `cursor` is the source's own. `error`, `failures` (in a row) and `retry_at` (not to be contacted
-    by itself before that) are those of the last contact. Those of the stream are its own: while nothing announces changes,
-    listings go on. `labels`: fingerprint of the access rules that are applied.
+    by itself before that) are those of the last contact. Those of the stream are its own: while nothing announces
+    changes, listings go on. `labels`: fingerprint of the access rules that are applied.
     """
 
     source: str
