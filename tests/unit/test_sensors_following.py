@@ -157,7 +157,7 @@ def test_a_failing_source_is_told_with_its_words_and_delays_no_other(
     assert told["one"].turned
     assert told["one"].retry_at is not None
     assert streams["one"].closed == 1
-    assert progress.read(desk.project.home, "one").failures == 1
+    assert progress.read(desk.project.home, "one").stream_failures == 1
     streams["two"].put("b.md")
     assert desk.until(lambda told: told["two"].new)["two"].error is None
     assert not desk.tick()["one"].turned
