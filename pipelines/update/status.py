@@ -89,10 +89,11 @@ def _index(project: Project) -> Part:
     if rows != snapshot.rows:
         told = f"snapshot {snapshot.snapshot_id} should have {snapshot.rows} rows and has {rows}; run `lockstep verify`"
         return Part("index", "unhealthy", told, details)
-    behind = project.lake.version(manifest.TABLE) - snapshot.manifest_version
+    changes = manifest.changes_between(project.lake, snapshot.manifest_version, project.lake.version(manifest.TABLE))
     told = f"snapshot {snapshot.snapshot_id} is live with {rows} rows, built {_ago(age)} ago"
-    if behind:
-        return Part("index", "degraded", f"{told}; the manifest is {behind} versions ahead of it", details)
+    if changes is None or changes.doc_ids:  # None: too long ago to tell
+        many = "many" if changes is None else f"{len(changes.doc_ids):,}"
+        return Part("index", "degraded", f"{told}; {many} documents have changed since, run `lockstep update`", details)
     return Part("index", "healthy", told, details)
 
 
