@@ -122,7 +122,7 @@ def measure(
     found = []
     for number in range(changes):
         time.sleep(dice.uniform(*gap))
-        word = f"zq{dice.getrandbits(40):010x}"
+        word = f"zq{time.time_ns():x}"  # never one of an earlier measurement in a folder that was kept
         text = f"The code name of matter {number} is {word}.\n"
         if produce is not None and number % 2:
             source, uri = "topic", f"note-{number}"
