@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 from pipelines.errors import LakeError
 from pipelines.lake.manifest import active_documents, changes_between
@@ -194,3 +195,12 @@ def test_a_table_that_lacks_a_column_which_cannot_be_empty_is_refused(
         lake.read("documents")
     with pytest.raises(LakeError, match="tenant"):
         lake.merge("documents", documents(document("a")), key="doc_id", run_id="2")
+
+
+def test_the_small_files_of_many_appends_are_gathered_and_no_row_is_lost_or_doubled(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    for number in range(40):
+        row = {"acl_id": number, "principals": ["group:a"], "created_at": datetime.now(UTC)}
+        lake.append("acl_sets", pa.Table.from_pylist([row], schema=TABLES["acl_sets"]), run_id="run")
+    assert sorted(lake.read("acl_sets")["acl_id"].to_pylist()) == list(range(40))
+    assert len(DeltaTable(lake.uri("acl_sets")).file_uris()) < 20
