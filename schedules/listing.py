@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from jobs.observation import SOURCE_TAG, look_config, observe_source
+from pipelines.update.letters import replay_due
 from pipelines.update.observe import Mode, due
 from resources.project import LockstepProject
 from resources.waiting import first_good
@@ -21,12 +22,14 @@ _LOOK_SECONDS = 1.0
     description=(
         "Looks at every monitored source when `every_seconds` have passed since the last look: what changed is made "
         "durable in `change_events`. One run a source, side by side and at most one at a time for each, so that one "
-        "that fails or hangs delays no other. A source that failed is left alone for longer each time."
+        "that fails or hangs delays no other. A source that failed is left alone for longer each time. Documents that "
+        "failed for a reason that may pass are looked at again when their time has come."
     ),
 )
 def list_sources(context: dg.SensorEvaluationContext, project: LockstepProject) -> dg.SensorResult:
     """Request a look at each source that needs one and is not looked at yet."""
     opened, instance = project.open(), context.instance
+    replay_due(opened, datetime.now(UTC))
 
     def look() -> list[tuple[str, Mode]]:
         needed = due(opened, datetime.now(UTC))
