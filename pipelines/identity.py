@@ -55,7 +55,7 @@ def doc_id(source: str, uri: str) -> str:
 
 
 def acl_id(principals: Sequence[str]) -> int:
-    """Identity of an access set, from its sorted principals: 60 bits above zero, an integer that an index filters fast."""
+    """Identity of an access set, from its sorted principals: a positive integer of 60 bits, quick to filter by."""
     return 1 + int(_short("acl", *principals)[:15], 16)
 
 

@@ -12,8 +12,8 @@ from pipelines.governance.access import (
     parse_principal,
     readers_for,
 )
-from pipelines.lake.schemas import ACL_SETS
 from pipelines.identity import acl_id
+from pipelines.lake.schemas import ACL_SETS
 from pipelines.sources.filesystem import FilesystemSource
 from pipelines.sources.section import AccessRule
 

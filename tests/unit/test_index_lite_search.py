@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("milvus_lite")
 
-from milvus_lite.engine.collection import Collection  # noqa: TID253  what is compared with
-from milvus_lite.schema.types import CollectionSchema, DataType, FieldSchema  # noqa: TID253  as above
+from milvus_lite.engine.collection import Collection
+from milvus_lite.schema.types import CollectionSchema, DataType, FieldSchema
 
 from pipelines.index.lite_search import ExactCollection
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("milvus_lite")
 
-from milvus_lite.adapter.grpc.servicer import MilvusServicer  # noqa: TID253  what is compared with
+from milvus_lite.adapter.grpc.servicer import MilvusServicer
 
 from pipelines.index.filters import any_string
 from pipelines.index.lite_service import ExactServicer

@@ -195,7 +195,8 @@ def test_many_small_files_become_few_and_the_change_feed_goes_on(project: Projec
     maintained(project)
     after = {table: len(project.lake.file_sizes(table)) for table in before}
     assert before["chunks"] > 1
-    assert after == {"chunks": 1, "embeddings": 1, "documents": 1}
+    assert after["documents"] == 1
+    assert max(after["chunks"], after["embeddings"]) <= 2
     done = edited(project, 99)
     assert done.candidate.kind == "incremental"
     assert done.candidate.digest == clean_digest(project, tmp_path / "clean")
