@@ -22,7 +22,7 @@ from pipelines.identity import doc_id, fingerprint
 from pipelines.lake import manifest
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.events import FOUND, Event, as_table
-from pipelines.sources.base import Listing
+from pipelines.sources.base import ITEMS, Listing
 from pipelines.sources.detect import decide, guard_deletions
 from pipelines.sources.section import SourceSection
 from pipelines.update import approvals, progress, staging
@@ -92,7 +92,8 @@ def apply_found(
             _ask(project, name, previous, error)
         outcome = replace(outcome, complete=False, error=f"{type(error).__name__}: {error}")
         applied = Applied(name, state.applied_sequence, state.labels, outcome, refused=True)
-        _relabel(applied, previous, section, labels, set())  # today's access rules hold all the same
+        now = _as_labelled(project, section, state, previous)
+        _relabel(applied, previous, section, labels, set(), now)  # today's access rules hold all the same
         return applied
     part = found.slice(0, project.config.streams.max_events_per_update)
     whole = len(part) == len(found)
@@ -101,7 +102,7 @@ def apply_found(
     seen = _documents(applied, section, labels, previous, part)
     _failures(applied, part)
     if relabel or state.labels != fingerprint_now:
-        _relabel(applied, previous, section, labels, seen)
+        _relabel(applied, previous, section, labels, seen, _as_labelled(project, section, state, previous))
     return applied
 
 
@@ -265,11 +266,15 @@ def _failure(source: str, event: Row, stage: Any, *, transient: bool) -> Failure
 
 
 def _relabel(
-    applied: Applied, previous: pa.Table, section: SourceSection, labels: SourceLabels, seen: Iterable[str]
+    applied: Applied,
+    previous: pa.Table,
+    section: SourceSection,
+    labels: SourceLabels,
+    seen: Iterable[str],
+    now: Listing,
 ) -> None:
     """Today's rules, tenant and classification for every document that was not seen just now."""
-    unread = Listing.unread("", reports_readers=section.reports_readers)
-    changed = decide(previous, unread, None, labels=labels, source=section.name).relabelled
+    changed = decide(previous, now, None, labels=labels, source=section.name).relabelled
     own = {row["doc_id"]: row for row in applied.rows}
     rows = {row["doc_id"]: row for row in changed.to_pylist() if row["doc_id"] not in own}
     skipped = set(seen)
@@ -279,3 +284,20 @@ def _relabel(
     for known in touched.to_pylist():
         if known["doc_id"] not in skipped:
             _stage(applied, {**as_staged(known), **rows[known["doc_id"]], "action": "attributes"}, known)
+
+
+def _as_labelled(project: Project, section: SourceSection, state: Progress, previous: pa.Table) -> Listing:
+    """The documents as a listing that tells nothing but their readers.
+
+    Where the rules have changed, and no rule covers a document any more, what its source reported last counts; if that
+    is not on record any more, nobody but `role:admin` reads it until the source is listed.
+    """
+    if not section.reports_readers or state.labels == labels_fingerprint(section):
+        return Listing.unread("", reports_readers=section.reports_readers)
+    last = latest(project.events.after(section.name, 0, ("observed",))).select(["uri", "readers"])
+    known = previous.filter(pc.not_equal(previous["status"], manifest.DELETED))
+    at = pc.index_in(known["uri"], value_set=last["uri"].combine_chunks())
+    columns = {name: known[name] for name in ("uri", "size_bytes", "etag", "modified_at")}
+    columns["readers"] = last["readers"].take(at)
+    columns["metadata"] = pa.nulls(len(known), pa.string())
+    return Listing(pa.table(columns).select(ITEMS.names).cast(ITEMS), reports_readers=True)

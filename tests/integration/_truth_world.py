@@ -145,7 +145,6 @@ class World:
         self.unhinted: set[str] = set()
         self.rejected = 0
         self.break_off(None)
-        self.relabelled = False
         self._clock = 0
         self._served: dict[Key, tuple[bytes, int]] = {}  # content and version of each document when all was at rest
         self._deleted: dict[Key, int] = {}  # version of each deleted document then
@@ -199,7 +198,6 @@ class World:
 
     def rules(self, files: int, feed: int) -> None:
         """Other access rules, in the configuration."""
-        self.relabelled = True
         self.model.file_rules, self.model.feed_rules = FILE_RULES[files], FEED_RULES[feed]
         self.model.note()
         self.open()
@@ -307,8 +305,7 @@ class World:
             for uri in sorted(self.unhinted):
                 self.hint(uri)
             observe.observe(self.project, FILES, run_id="look", mode="hints")
-        observe.observe(self.project, FEED, run_id="look", mode="listing" if self.relabelled else "hints")
-        self.relabelled = False
+        observe.observe(self.project, FEED, run_id="look", mode="hints")
         listed = scan
         for _ in range(60):
             with suppress(MassDeletionRefused):

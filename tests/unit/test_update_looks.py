@@ -270,6 +270,30 @@ def test_a_change_of_rules_is_applied_without_a_look(tmp_path, project, corpus):
     assert not pending(again)[0].relabelled
 
 
+def readers_of(project: Project, uri: str) -> list[str]:
+    sets = dict(zip(*(project.lake.read("acl_sets")[n].to_pylist() for n in ("acl_id", "principals")), strict=True))
+    (row,) = project.lake.read("documents", where=pc.field("uri") == uri).to_pylist()
+    return sets[row["acl_id"]]
+
+
+def test_where_a_rule_is_taken_away_what_the_source_reported_counts_again_without_a_look(tmp_path):
+    config = tmp_path / "lockstep.yaml"
+    feed = {"name": "feed", "kind": "webhook", "secret_env": "FEED_SECRET"}
+    wide = {"access": [{"match": "**", "readers": ["group:staff"]}]}
+    config.write_text(yaml.safe_dump({"index": "test", "sources": [{**feed, **wide}]}))
+    project = Project.open(config, Home(tmp_path / "home"))
+    for uri, readers in (("narrow.md", ("user:ada",)), ("silent.md", None)):
+        project.events.append([Event("feed", uri, "upsert", "t", version=1, content=b"# A\n", readers=readers)])
+    observe(project, "feed", run_id="look", mode="hints")
+    apply(project)
+    assert readers_of(project, "narrow.md") == ["group:staff"]
+    config.write_text(yaml.safe_dump({"index": "test", "sources": [feed]}))
+    project = Project.open(config, project.home)
+    assert apply(project).access_changed == 2
+    assert readers_of(project, "narrow.md") == ["user:ada"]
+    assert readers_of(project, "silent.md") == ["role:admin"]
+
+
 def test_a_flood_is_applied_in_bounded_parts(tmp_path, corpus):
     project = open_project(tmp_path, streams={"max_events_per_update": 10})
     many(corpus, 25)
