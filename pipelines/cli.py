@@ -6,6 +6,7 @@ Results go to standard output, progress and messages to standard error. Exit sta
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -361,5 +362,27 @@ def completion(shell: str) -> None:
     click.echo(kind(main, {}, "lockstep", "_LOCKSTEP_COMPLETE").source())
 
 
+def run() -> None:
+    """The command as a process: it ends as soon as its work is done and its output is written.
+
+    Arrow's threads may still be closing files that a table was read from. When one of them asks for the interpreter
+    while that is taken down, the process is aborted (apache/arrow issue 34314), although all went well. So it is not
+    taken down: what was registered to happen at exit happens, and the process ends.
+    """
+    status = [1]  # of an exception that nobody expected, which has printed its traceback by then
+    atexit.register(_leave, status)  # the first one that is registered is the last one that is called
+    try:
+        main()
+    except SystemExit as ended:
+        status[0] = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
+
+
+def _leave(status: list[int]) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status[0])
+
+
 if __name__ == "__main__":
-    main()
+    run()

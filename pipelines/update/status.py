@@ -142,7 +142,7 @@ def _freshness(project: Project) -> Part:
     middle, late = quantile(latencies, 0.5), quantile(latencies, 0.95)
     details = {"sources": figures, "seconds_to_searchable": {"p50": middle, "p95": late}}
     failing = [f"{one.source}: {one.error}" for one in found if one.error]
-    stale = [f"{one.source}: not heard of for {_age(one.age_seconds)}" for one in found if one.monitored and one.stale]
+    stale = [f"{one.source}: {_unheard(one.age_seconds)}" for one in found if one.monitored and one.stale]
     if failing or stale:
         return Part("freshness", "degraded", "; ".join(failing + stale), details)
     told = "every source was heard of in time"
@@ -151,8 +151,8 @@ def _freshness(project: Project) -> Part:
     return Part("freshness", "healthy", told, details)
 
 
-def _age(seconds: float | None) -> str:
-    return "ever" if seconds is None else _ago(seconds)
+def _unheard(seconds: float | None) -> str:
+    return "never heard of yet" if seconds is None else f"not heard of for {_ago(seconds)}"
 
 
 def _dead_letters(project: Project) -> Part:
