@@ -7,6 +7,7 @@ variables `LOCKSTEP__SECTION__KEY` override single values; secrets come only fro
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
@@ -156,6 +157,7 @@ class Config(Section):
 
 
 _ENV_PREFIX = "LOCKSTEP__"
+_PASSWORD = re.compile(r"(?<=:)(?!//)\S+(?=@)")  # of an address: what is wrong is told, not repeated
 
 
 def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
@@ -267,9 +269,13 @@ def _explain(
         elif problem["type"] == "union_tag_not_found":
             message = f"the key 'kind' is required: {', '.join(KINDS)}"
         elif "input" in problem and not isinstance(problem["input"], dict | list | tuple):
-            message += f" (found {problem['input']!r})"
+            message += f" (found {_shown(problem['input'])!r})"
         lines.append(f"{where}: {key}: {message}")
     return "\n".join(lines)
+
+
+def _shown(value: object) -> object:
+    return _PASSWORD.sub("***", value) if isinstance(value, str) else value
 
 
 def _line(node: yaml.Node | None, loc: list[Any]) -> int:

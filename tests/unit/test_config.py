@@ -88,6 +88,17 @@ def test_a_wrong_key_or_value_is_named_with_its_line(load, addition, line, key, 
     assert words in message
 
 
+@pytest.mark.parametrize("password", ["hunter2", "h/un@ter2", "h:unter2"])
+def test_a_password_that_should_not_be_there_is_not_repeated(load, password):
+    database = (
+        f"  - {{name: db, kind: database, url: 'postgresql://ada:{password}@h/x', table: t, columns: {{key: k}}}}\n"
+    )
+    with pytest.raises(ConfigError, match="holds a password") as caught:
+        load(SMALLEST + database)
+    assert "ter2" not in str(caught.value)
+    assert "ada:***@h" in str(caught.value)
+
+
 def test_all_mistakes_are_listed_at_once(load):
     with pytest.raises(ConfigError) as caught:
         load(SMALLEST + "    inclde: []\nguard: {max_deleted_share: 2}\nlimits: {max_failures: -1}\n")
