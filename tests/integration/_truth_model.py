@@ -59,7 +59,7 @@ class Model:
     files: dict[str, bytes] = field(default_factory=dict)
     announced: dict[str, list[Announced]] = field(default_factory=dict)
     since: dict[Key, list[Was]] = field(default_factory=dict)  # since everything was at rest, oldest first
-    ever: dict[Key, set[Was]] = field(default_factory=dict)
+    ever: dict[Key, list[Was]] = field(default_factory=dict)  # the same since the beginning
 
     def now(self) -> dict[Key, Truth]:
         """Every document that is there."""
@@ -81,7 +81,9 @@ class Model:
             history = self.since.setdefault(key, [(None, ())])
             if history[-1] != was:
                 history.append(was)
-            self.ever.setdefault(key, set()).add(was)
+            everything = self.ever.setdefault(key, [])
+            if everything[-1:] != [was]:
+                everything.append(was)
 
     def rest(self, served: Mapping[Key, bytes]) -> None:
         """Everything is applied: what was so before counts no more. `served`: contents that are shown now."""
@@ -94,9 +96,7 @@ class Model:
 
     def may_read(self, key: Key, content: bytes, *, ever: bool = False) -> frozenset[str]:
         """Who might be shown that content: everybody who could read the document at or after the time it was so."""
-        if ever:
-            return frozenset(p for was, readers in self.ever.get(key, ()) if was == content for p in readers)
-        history = self.since.get(key, [])
+        history = (self.ever if ever else self.since).get(key, [])
         first = next((n for n, (was, _) in enumerate(history) if was == content), None)
         return frozenset() if first is None else frozenset(p for _, readers in history[first:] for p in readers)
 

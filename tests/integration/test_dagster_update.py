@@ -80,7 +80,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation
 def test_the_first_update_makes_every_asset_and_passes_every_check(installed: Installation) -> None:
     with open_instance(installed.home) as instance:
         graph = defs.resolve_asset_graph()
-        for key in graph.materializable_asset_keys:
+        for key in graph.materializable_asset_keys - {dg.AssetKey("update_plan")}:  # a job of its own makes that one
             event = instance.get_latest_materialization_event(key)
             assert event is not None, key
             assert event.asset_materialization is not None

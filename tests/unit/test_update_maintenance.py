@@ -282,7 +282,7 @@ def test_a_table_that_is_being_read_keeps_its_files_and_the_reader_ends_well(
     assert told["embeddings"].note == ""
     assert first.num_rows + sum(batch.num_rows for batch in batches) == 21
     again = {table.table: table for table in maintained(project).tables}
-    assert again["chunks"].removed_files > 16
+    assert again["chunks"].removed_files >= 16  # the rest was gathered while appending
 
 
 def test_bytes_that_are_stored_again_while_they_are_removed_stay(project: Project) -> None:
