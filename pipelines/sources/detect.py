@@ -19,6 +19,7 @@ from pipelines.config import GuardConfig
 from pipelines.errors import MassDeletionRefused
 from pipelines.lake.schemas import DOCUMENTS
 from pipelines.sources.base import ITEMS, Listing
+from pipelines.sources.uris import below
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -190,18 +191,7 @@ def _protected(absent: pa.ChunkedArray, listing: Listing) -> Bools:
         return np.zeros(len(absent), np.bool_)
     if "" in folders:
         return np.ones(len(absent), np.bool_)
-    return np.fromiter((uri in exact or _below(uri, folders) for uri in absent.to_pylist()), np.bool_, len(absent))
-
-
-def _below(uri: str, folders: set[str]) -> bool:
-    if not folders:
-        return False
-    end = uri.find("/")
-    while end >= 0:
-        if uri[:end] in folders:
-            return True
-        end = uri.find("/", end + 1)
-    return False
+    return np.fromiter((uri in exact or below(uri, folders) for uri in absent.to_pylist()), np.bool_, len(absent))
 
 
 def guard_deletions(

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.sources.base import Hint, Listing
+from pipelines.sources.uris import below
 
 
 def hinted_part(listing: Listing, hints: Sequence[Hint]) -> Listing:
@@ -20,9 +21,5 @@ def hinted_part(listing: Listing, hints: Sequence[Hint]) -> Listing:
     wanted = pc.is_in(listing.items["uri"], value_set=pa.array(sorted(exact), pa.string()))
     for folder in sorted(folders):
         wanted = pc.or_(wanted, pc.starts_with(listing.items["uri"], folder + "/"))
-    problems = tuple(p for p in listing.problems if p.subtree or p.uri in exact or _below(p.uri, folders))
+    problems = tuple(p for p in listing.problems if p.subtree or p.uri in exact or below(p.uri, folders))
     return replace(listing, items=listing.items.filter(wanted), problems=problems)
-
-
-def _below(uri: str, folders: set[str]) -> bool:
-    return any(uri.startswith(folder + "/") for folder in folders)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection
 from urllib.parse import unquote_to_bytes
 
 # '%' itself, C0 and C1 control characters, DEL, line separators, and the surrogates that stand for undecodable bytes.
@@ -65,3 +66,13 @@ def encode_key(key: str) -> str:
 
 
 _DOTS = {".": "%2E", "..": "%2E%2E"}
+
+
+def below(uri: str, folders: Collection[str]) -> bool:
+    """Whether a uri lies in one of these folders, at any depth. Costs its depth, however many folders there are."""
+    end = uri.find("/")
+    while end >= 0:
+        if uri[:end] in folders:
+            return True
+        end = uri.find("/", end + 1)
+    return False

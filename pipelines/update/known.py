@@ -5,7 +5,7 @@ A look compares with this, so that it finds nothing twice, and notices when a do
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from pipelines.lake.events import EventLog
 from pipelines.lake.schemas import DOCUMENTS
 from pipelines.lake.tables import Lake
 from pipelines.sources.base import Hint
+from pipelines.sources.uris import below
 from pipelines.update.progress import Progress
 
 COMPARED = [
@@ -94,18 +95,9 @@ def hinted(uris: pa.ChunkedArray, hints: Sequence[Hint]) -> np.ndarray[tuple[int
         for folder in folders:
             found |= pc.starts_with(uris, pattern=folder + "/").to_numpy().astype(np.bool_)
         return found
-    below = np.fromiter((_below(uri, folders) for uri in uris.to_pylist()), np.bool_, len(uris))
-    found |= below
+    inside = np.fromiter((below(uri, folders) for uri in uris.to_pylist()), np.bool_, len(uris))
+    found |= inside
     return found
-
-
-def _below(uri: str, folders: Collection[str]) -> bool:
-    end = uri.find("/")
-    while end >= 0:
-        if uri[:end] in folders:
-            return True
-        end = uri.find("/", end + 1)
-    return False
 
 
 def _as_documents(rows: pa.Table, waiting: pa.Table, labels: SourceLabels, source: str) -> pa.Table:

@@ -25,6 +25,7 @@ from pipelines.lake.lock import waiting_lock
 from pipelines.lake.tables import Lake
 from pipelines.sources.base import Hint, Polling, Progress, Source
 from pipelines.sources.registry import open_source
+from pipelines.sources.uris import below
 from pipelines.update import progress as following
 from pipelines.update.known import known_documents
 from pipelines.update.looking import Look
@@ -216,7 +217,7 @@ def _covered(uri: str, look: Look) -> bool:
 
 
 def _unread(uri: str, folders: set[str]) -> bool:
-    return "" in folders or any(uri.startswith(folder + "/") for folder in folders)
+    return "" in folders or below(uri, folders)
 
 
 def _failed(failure: Failure, look: Look) -> Event:
