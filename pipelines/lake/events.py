@@ -115,7 +115,8 @@ class EventLog:
         payloads = [event.stored if event.content is None else content_hash(event.content) for event in events]
         rows = {event.identity(payload): (event, payload) for event, payload in zip(events, payloads, strict=True)}
         with waiting_lock(self._home.events_lock):
-            last = max(self.last_sequence(), int(time.time() * 1_000_000) - 1)
+            newest = self.last_sequence()
+            last = max(newest, int(time.time() * 1_000_000) - 1)
             fresh = self._unknown(rows)
             for event_id in fresh:
                 content = rows[event_id][0].content
@@ -126,7 +127,7 @@ class EventLog:
                 schema=CHANGE_EVENTS,
             )
             self._lake.append(TABLE, table, run_id=run_id)
-        return Appended(len(fresh), len(events) - len(fresh), self.last_sequence())
+        return Appended(len(fresh), len(events) - len(fresh), last + len(fresh) if fresh else newest)
 
     def _unknown(self, rows: Mapping[str, tuple[Event, str | None]]) -> list[str]:
         """The event ids that the log does not have yet."""
@@ -139,7 +140,7 @@ class EventLog:
 
     def last_sequence(self) -> int:
         """Of the newest event, 0 for none."""
-        return pc.max(self._lake.read(TABLE, ["sequence"])["sequence"]).as_py() or 0
+        return self._lake.greatest(TABLE, "sequence") or 0
 
     def after(self, source: str, sequence: int, types: Sequence[EventType], *, until: int | None = None) -> pa.Table:
         """Events of a source of those types that are newer than a sequence, oldest first."""

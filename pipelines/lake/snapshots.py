@@ -90,7 +90,7 @@ def record(lake: Lake, *snapshots: Snapshot) -> None:
         row["gates"] = json.dumps(row["gates"], sort_keys=True)
         rows.append(row)
     table = pa.Table.from_pylist(rows, schema=INDEX_SNAPSHOTS)
-    lake.merge(TABLE, table, key="snapshot_id", run_id=snapshots[0].run_id)
+    lake.replace(TABLE, table, key="snapshot_id", run_id=snapshots[0].run_id)
 
 
 @dataclass(frozen=True, slots=True)

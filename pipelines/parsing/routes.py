@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from platform import python_version_tuple
 
 from pipelines.identity import fingerprint
@@ -120,6 +119,8 @@ def route_for(media_type: str) -> Route | None:
 
 @cache
 def _version(library: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # 15 ms that the workers need not spend
+
     if library == "python":
         return ".".join(python_version_tuple()[:2])
     try:

@@ -90,8 +90,8 @@ def _from_added_files(
     lake: Lake, table: str, versions: Sequence[int], columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     for first, last in _blocks(versions):
-        after = _dataset(lake, table, last)
-        known = {fragment.path for fragment in _dataset(lake, table, first - 1).get_fragments()} if first else set()
+        after = lake.files(table, last)
+        known = {fragment.path for fragment in lake.files(table, first - 1).get_fragments()} if first else set()
         added = [fragment for fragment in after.get_fragments() if fragment.path not in known]
         dataset = ds.FileSystemDataset(added, after.schema, after.format, after.filesystem)
         try:
@@ -101,10 +101,6 @@ def _from_added_files(
                 f"table {table!r}: what its versions {first} to {last} added cannot be read: {error}; check all rows "
                 "instead (`lockstep update --full`), or restore the folder from a backup"
             ) from error
-
-
-def _dataset(lake: Lake, table: str, version: int) -> ds.FileSystemDataset:
-    return lake._dataset(table, version)  # the lake has no public way to the files of one version
 
 
 def _blocks(versions: Sequence[int]) -> Iterator[tuple[int, int]]:

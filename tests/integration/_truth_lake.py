@@ -128,6 +128,11 @@ class MixedLake(Lake):
         kept = held.at(None).filter(pc.invert(pc.is_in(held.at(None)[key], value_set=rows[key].combine_chunks())))
         return held.commit(pa.concat_tables([kept, rows]))
 
+    def replace(self, name: str, rows: pa.Table, *, key: str, run_id: str) -> int:
+        if name not in self._memory:
+            return super().replace(name, rows, key=key, run_id=run_id)
+        return self.merge(name, rows, key=key, run_id=run_id)
+
     def history(self, name: str, limit: int | None = None) -> list[dict[str, Any]]:
         held = self._memory.get(name)
         if held is None:

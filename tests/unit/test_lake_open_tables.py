@@ -10,6 +10,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from pipelines.lake import open_tables
 from pipelines.lake.open_tables import OpenTables
 
 SCHEMA = pa.schema([("number", pa.int64())])
@@ -20,14 +21,52 @@ def _write(folder: Path, *numbers: int) -> None:
 
 
 def _numbers(tables: OpenTables, folder: Path, version: int | None = None) -> list[int]:
-    return sorted(tables.dataset(str(folder), SCHEMA, version).to_table()["number"].to_pylist())
+    return sorted(tables.rows(str(folder), SCHEMA, version).to_table()["number"].to_pylist())
 
 
 def test_a_table_is_opened_once_while_nobody_commits(tmp_path: Path) -> None:
     _write(tmp_path, 1)
     tables = OpenTables()
     assert tables.table(str(tmp_path)) is tables.table(str(tmp_path))
-    assert tables.dataset(str(tmp_path), SCHEMA) is tables.dataset(str(tmp_path), SCHEMA)
+    assert tables.rows(str(tmp_path), SCHEMA) is tables.rows(str(tmp_path), SCHEMA)
+
+
+def test_rows_of_a_small_table_are_read_once_a_version(tmp_path: Path) -> None:
+    _write(tmp_path, 1)
+    tables = OpenTables()
+    assert _numbers(tables, tmp_path) == [1]
+    for file in tmp_path.glob("*.parquet"):
+        file.rename(file.with_suffix(".away"))
+    assert _numbers(tables, tmp_path) == [1]
+    _write(tmp_path, 2)
+    with pytest.raises(FileNotFoundError):
+        _numbers(tables, tmp_path)
+    for file in tmp_path.glob("*.away"):
+        file.rename(file.with_suffix(".parquet"))
+    assert _numbers(tables, tmp_path) == [1, 2]
+
+
+def test_rows_of_a_large_table_are_read_from_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_tables, "_HELD_BYTES", 0)
+    _write(tmp_path, 1)
+    tables = OpenTables()
+    assert _numbers(tables, tmp_path) == [1]
+    for file in tmp_path.glob("*.parquet"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError):
+        _numbers(tables, tmp_path)
+
+
+def test_commits_are_seen_across_checkpoints(tmp_path: Path) -> None:
+    _write(tmp_path, 1)
+    tables, other = OpenTables(), OpenTables()
+    for number in range(2, 12):
+        if number % 3 == 0:
+            DeltaTable(str(tmp_path)).create_checkpoint()
+        if number % 4 == 0:
+            assert _numbers(other, tmp_path) == list(range(1, number))
+        _write(tmp_path, number)
+        assert _numbers(tables, tmp_path) == list(range(1, number + 1))
 
 
 def test_what_another_process_committed_is_seen_at_once(tmp_path: Path) -> None:

@@ -80,6 +80,60 @@ def test_the_commit_records_the_run(lake: Lake) -> None:
     assert lake.history("documents")[0]["lockstep.run_id"] == "run-7"
 
 
+def _snapshot(snapshot_id: str, status: str) -> pa.Table:
+    row = {
+        field.name: {"string": "", "int64": 0, "int32": 0}.get(str(field.type), NOW)
+        for field in TABLES["index_snapshots"]
+    }
+    row |= {"snapshot_id": snapshot_id, "status": status}
+    return pa.Table.from_pylist([row], schema=TABLES["index_snapshots"])
+
+
+def test_a_row_that_is_replaced_is_there_once_with_its_newest_values(lake: Lake) -> None:
+    for snapshot_id, status in (("a", "building"), ("b", "building"), ("a", "live")):
+        version = lake.version("index_snapshots")
+        lake.replace("index_snapshots", _snapshot(snapshot_id, status), key="snapshot_id", run_id=status)
+        assert lake.history("index_snapshots")[0]["lockstep.run_id"] == status or version == -1
+    rows = lake.read("index_snapshots", ["snapshot_id", "status"]).to_pylist()
+    assert sorted((row["snapshot_id"], row["status"]) for row in rows) == [("a", "live"), ("b", "building")]
+    before = lake.version("index_snapshots")
+    lake.replace("index_snapshots", _snapshot("a", "live").slice(0, 0), key="snapshot_id", run_id="none")
+    assert lake.version("index_snapshots") == before
+
+
+def test_a_replacement_of_another_schema_is_refused_and_nothing_is_changed(lake: Lake) -> None:
+    lake.replace("index_snapshots", _snapshot("a", "live"), key="snapshot_id", run_id="1")
+    with pytest.raises(LakeError, match=r"columns \["):
+        lake.replace("index_snapshots", pa.table({"snapshot_id": ["a"]}), key="snapshot_id", run_id="2")
+    assert lake.read("index_snapshots")["status"].to_pylist() == ["live"]
+
+
+def test_the_greatest_value_is_found_without_reading_rows(lake: Lake, tmp_path: Path) -> None:
+    assert lake.greatest("acl_sets", "acl_id") is None
+    for numbers in ((3, 9), (-4,), (7, 1)):
+        rows = [{"acl_id": n, "principals": ["group:a"], "created_at": NOW} for n in numbers]
+        lake.append("acl_sets", pa.Table.from_pylist(rows, schema=ACL_SETS), run_id="run")
+    for file in (tmp_path / "lake" / "acl_sets").glob("*.parquet"):
+        file.unlink()
+    assert lake.greatest("acl_sets", "acl_id") == 9
+
+
+def test_the_greatest_value_is_right_without_statistics_too(lake: Lake) -> None:
+    rows = [{"acl_id": n, "principals": ["group:a"], "created_at": NOW} for n in (3, 9)]
+    lake.append("acl_sets", pa.Table.from_pylist(rows, schema=ACL_SETS), run_id="run")
+    DeltaTable(lake.uri("acl_sets")).alter.set_table_properties({"delta.dataSkippingStatsColumns": "created_at"})
+    rows = [{"acl_id": n, "principals": ["group:a"], "created_at": NOW} for n in (11, 4)]
+    lake.append("acl_sets", pa.Table.from_pylist(rows, schema=ACL_SETS), run_id="run")
+    assert lake.greatest("acl_sets", "acl_id") == 11
+
+
+def test_a_checkpoint_is_made_every_20_commits(lake: Lake, tmp_path: Path) -> None:
+    for number in range(25):
+        lake.merge("documents", documents(document("a", version=number)), key="doc_id", run_id="run")
+    found = sorted(path.name[18:20] for path in (tmp_path / "lake" / "documents" / "_delta_log").glob("*.checkpoint.*"))
+    assert found == ["19"]  # versions begin with 0
+
+
 def test_changes_show_each_document_once_with_its_outermost_states(lake: Lake) -> None:
     lake.merge("documents", documents(document("kept"), document("edited"), document("gone")), key="doc_id", run_id="1")
     lake.merge("documents", documents(document("edited", content="b"), document("new")), key="doc_id", run_id="2")
