@@ -51,15 +51,6 @@ def disk_bytes(folder: Path) -> int:
     return sum(size for size, _ in _sizes(folder, "*").values())
 
 
-def commits_since_checkpoint(folder: Path) -> int:
-    """How many commits opening a local table reads one by one."""
-    try:
-        last = int(json.loads((folder / _LOG / "_last_checkpoint").read_text(encoding="utf-8"))["version"])
-    except (OSError, ValueError, KeyError):
-        last = -1
-    return sum(path.stem.isdigit() and int(path.stem) > last for path in (folder / _LOG).glob("*.json"))
-
-
 def remove_unneeded(
     folder: Path, *, versions: Iterable[int] = (), feed_since: int | None = None, dry_run: bool = False
 ) -> Unneeded:

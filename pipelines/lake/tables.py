@@ -261,12 +261,6 @@ class Lake:
         if table is not None:
             self._in_words(name, lambda: table.optimize.compact(commit_properties=_commit(run_id)))
 
-    def checkpoint(self, name: str) -> None:
-        """Sum the log up, so that opening the table reads one file of it."""
-        table = self._open(name)
-        if table is not None:
-            self._in_words(name, table.create_checkpoint)
-
     def file_sizes(self, name: str) -> list[int]:
         """Bytes of each of a table's current files."""
         table = self._open(name)

@@ -28,7 +28,6 @@ from pipelines.update.retention import Retained, retained, spent_events
 
 _SMALL_BYTES = 16 * 1024 * 1024
 _SMALL_FILES = 16  # so many small files in a table are worth writing it anew
-_COMMITS = 32  # so many commits in a log are worth summing up
 _DERIVED = ("term_statistics", "chunks", "embeddings", "elements")
 _STALE_SECONDS = 86_400.0  # of what an update that was killed left in the staging folder
 StepProgress = Callable[[int, int], None]
@@ -175,21 +174,20 @@ def _without(column: str, values: pa.Array) -> Keep:
 
 
 def _tidy(project: Project, name: str, *, run_id: str) -> None:
-    """Merge a table's small files, where there are many, and sum up its log."""
+    """Merge a table's small files, where there are many."""
     lake = project.lake
     small = sum(size < _SMALL_BYTES for size in lake.file_sizes(name))
-    if small > _SMALL_FILES:
-        if name == manifest.TABLE:
-            # A commit makes a new version, and after a rollback the next update would take it for news.
-            if _live_is_newest(project):
-                lake.compact(name, run_id=run_id)
-        elif name == EVENTS:
-            with waiting_lock(project.home.events_lock):
-                lake.rewrite(name, run_id=run_id)
-        else:
+    if small <= _SMALL_FILES:
+        return
+    if name == manifest.TABLE:
+        # A commit makes a new version, and after a rollback the next update would take it for news.
+        if _live_is_newest(project):
+            lake.compact(name, run_id=run_id)
+    elif name == EVENTS:
+        with waiting_lock(project.home.events_lock):
             lake.rewrite(name, run_id=run_id)
-    if files.commits_since_checkpoint(_folder(project, name)) > _COMMITS:
-        lake.checkpoint(name)
+    else:
+        lake.rewrite(name, run_id=run_id)
 
 
 def _live_is_newest(project: Project) -> bool:

@@ -50,7 +50,6 @@ def _watch(at: str | None) -> list[str]:
 
     before(tables, "write_deltalake", lambda table, *_: f"write {Path(table.table_uri).name}")
     before(tables.Lake, "compact", lambda _, name: f"compact {name}")
-    before(tables.Lake, "checkpoint", lambda _, name: f"checkpoint {name}")
     before(Path, "unlink", lambda path: f"unlink of {_table(path)}" if path.suffix == ".parquet" else "")
     before(LocalFileSystem, "mv", lambda _, source, *__: "set blob aside" if "/blobs/" in source else "")
     before(LocalFileSystem, "rm_file", lambda _, path: "remove blob" if "/blobs/" in path else "")

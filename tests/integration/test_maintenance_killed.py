@@ -83,7 +83,6 @@ def test_every_kind_of_act_is_among_the_points(begin: Begin) -> None:
         "write elements",
         "write term_statistics",
         "write change_events",
-        "checkpoint index_snapshots",
         "unlink of chunks",
         "unlink of documents",
         "set blob aside",

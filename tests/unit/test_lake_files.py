@@ -87,13 +87,6 @@ def test_a_folder_that_cannot_be_written_can_be_read(lake: Lake, monkeypatch: py
     assert not files.remove_unneeded(folder(lake), feed_since=8).removed
 
 
-def test_commits_are_counted_since_the_last_checkpoint(lake: Lake) -> None:
-    assert files.commits_since_checkpoint(folder(lake)) == lake.version("documents") + 1
-    lake.checkpoint("documents")
-    assert files.commits_since_checkpoint(folder(lake)) == 0
-    assert lake.read("documents").num_rows == 1
-
-
 def test_a_table_written_anew_keeps_what_is_asked_for_in_one_file(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -100,4 +100,11 @@ def _as_postgres() -> list[str]:
     if os.getuid() != 0:
         return []
     account = pwd.getpwnam("postgres")
-    return ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--"]
+    return [
+        "setpriv",
+        "--pdeathsig=TERM",
+        f"--reuid={account.pw_uid}",
+        f"--regid={account.pw_gid}",
+        "--clear-groups",
+        "--",
+    ]

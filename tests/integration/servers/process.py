@@ -1,5 +1,7 @@
 """Starting and stopping the process of a server: a free port, waiting until it answers, ending it by its id."""
 
+import ctypes
+import signal
 import socket
 import subprocess
 import time
@@ -8,6 +10,7 @@ from pathlib import Path
 
 INSTALLED = Path.home() / ".cache" / "lockstep-test-servers"
 _PATIENCE_SECONDS = 60.0
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl(2)
 
 
 class HowToInstall(str):
@@ -34,7 +37,13 @@ def started(
     """The process, once it answers; its output is in `log`."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            list(command), stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=cwd, start_new_session=True
+            list(command),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=_end_with_the_tests,
         )
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not answers():
@@ -45,6 +54,11 @@ def started(
             raise RuntimeError(f"{command[0]} does not answer (exit status {ended}); it said:\n{said}")
         time.sleep(0.05)
     return process
+
+
+def _end_with_the_tests() -> None:
+    """Even when these are killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stopped(process: "subprocess.Popen[bytes]", *, patience_seconds: float = 10.0) -> None:
