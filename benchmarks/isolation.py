@@ -100,7 +100,7 @@ def _one(
     print(f"{'with a failing and a hanging source' if bad else 'alone'}: waiting for the first snapshot", flush=True)
     wait_until_live(ui)
     time.sleep(10)
-    found = measure(ui, folder / "corpus", None, options.changes, tuple(options.gap), seed=7)
+    found = measure(ui, folder / "corpus", (), options.changes, tuple(options.gap), seed=7)
     return found, _others(ui, configuration)
 
 

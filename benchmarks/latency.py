@@ -1,9 +1,10 @@
-"""From a changed file, or a produced message, to an answer that has it, while `lockstep ui` follows by itself.
+"""From a changed file, or what a source is told, to an answer that has it, while `lockstep ui` follows by itself.
 
-    python -m benchmarks.latency [--changes 30] [--kafka] [--gap 2 12]
+    python -m benchmarks.latency [--changes 30] [--also kafka s3 webhook] [--gap 2 12]
 
-The clock starts when the file is written (or the producer's `flush` returns) and stops when a query through the library
-first finds the new text. The breakdown comes from Dagster's own events and from the stamps of `document_versions`.
+The clock starts when the file is written (a message is flushed, an object's notification sent, a call answered) and
+stops when a query through the library first finds the new text. The breakdown comes from Dagster's own events and from
+the stamps of `document_versions`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import yaml
 
 from benchmarks.following import Following, RunTimes, following, run_times, wait_for, wait_until_live
 from benchmarks.measuring import machine, scratch
+from benchmarks.producers import KINDS, Producer, start_receiver
 from pipelines.home import Home
 from pipelines.index.server import stop_server
 
@@ -74,7 +76,7 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=30)
     parser.add_argument("--gap", type=float, nargs=2, default=(2.0, 12.0), metavar=("LEAST", "MOST"))
     parser.add_argument("--seed", type=int, default=4)
-    parser.add_argument("--kafka", action="store_true", help="also produce to a broker of the tests")
+    parser.add_argument("--also", nargs="+", choices=KINDS, default=(), help="other sources, whose turn it is as often")
     parser.add_argument("--keep", type=Path, help="work there, and leave it")
     options = parser.parse_args()
     with ExitStack() as stack:
@@ -82,34 +84,33 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(ROOT / "examples" / "corpus", folder / "corpus", dirs_exist_ok=True)
         home = Home(folder / "home")
-        config, produce = _configured(folder, stack, kafka=options.kafka)
+        producers = [KINDS[kind](folder / kind, stack) for kind in options.also]
+        config = _configured(folder, producers)
         stack.callback(stop_server, home)
-        ui = stack.enter_context(following(config, home, folder / "ui.log"))
+        environ = {name: value for one in producers for name, value in one.environ.items()}
+        ui = stack.enter_context(following(config, home, folder / "ui.log", environ))
+        if any(one.receives for one in producers):
+            start_receiver(config, {**environ, "LOCKSTEP_HOME": str(home.root)}, stack)
         print("waiting until the first snapshot is live ...", flush=True)
         wait_until_live(ui)
         time.sleep(10)  # until streams are open and the warm process has imported everything
-        found = measure(ui, folder / "corpus", produce, options.changes, options.gap, options.seed)
+        found = measure(ui, folder / "corpus", producers, options.changes, options.gap, options.seed)
         report(found)
 
 
-def _configured(folder: Path, stack: ExitStack, *, kafka: bool) -> tuple[Path, Callable[[str, str], None] | None]:
+def _configured(folder: Path, producers: Sequence[Producer]) -> Path:
     configuration: dict[str, Any] = yaml.safe_load((ROOT / "lockstep.yaml").read_text())
     configuration["sources"][0]["path"] = "corpus"
-    produce = None
-    if kafka:
-        from benchmarks.kafka_messages import source_and_producer
-
-        section, produce = source_and_producer(folder, stack)
-        configuration["sources"].append(section)
+    configuration["sources"] += [one.section for one in producers]
     path = folder / "lockstep.yaml"
     path.write_text(yaml.safe_dump(configuration))
-    return path, produce
+    return path
 
 
 def measure(
     ui: Following,
     corpus: Path,
-    produce: Callable[[str, str], None] | None,
+    producers: Sequence[Producer],
     changes: int,
     gap: tuple[float, float],
     seed: int,
@@ -124,9 +125,10 @@ def measure(
         time.sleep(dice.uniform(*gap))
         word = f"zq{time.time_ns():x}"  # never one of an earlier measurement in a folder that was kept
         text = f"The code name of matter {number} is {word}.\n"
-        if produce is not None and number % 2:
-            source, uri = "topic", f"note-{number}"
-            produce(uri, f"# Note {number}\n\n{text}")
+        turn = number % (len(producers) + 1)
+        if turn:
+            source, uri = producers[turn - 1].name, f"note-{number}.md"
+            producers[turn - 1].produce(uri, f"# Note {number}\n\n{text}")
         elif number % 3 == 2:
             source, uri = "handbook", f"company/new-{number}.md"
             (corpus / uri).write_text(f"# Note {number}\n\n{text}")

@@ -55,8 +55,8 @@ def _newest(project: Project) -> int:
     kept = project.lake.read(TABLE, ["durable_at", "manifest_version"])
     if not kept.num_rows:
         return -1
-    newest = kept.sort_by([("durable_at", "descending"), ("manifest_version", "descending")])
-    return int(newest["manifest_version"][0].as_py())
+    newest = kept.filter(pc.equal(kept["durable_at"], pc.max(kept["durable_at"])))
+    return int(pc.max(newest["manifest_version"]).as_py())
 
 
 def _versions(feed: pa.Table) -> list[Row]:
