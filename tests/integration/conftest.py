@@ -10,7 +10,9 @@ import pytest
 from pipelines.home import Home
 from pipelines.index.server import ensure_server, stop_server
 from tests.integration._forkserver import ForkServer, fork_server
+from tests.integration._kafka_topic import Topic
 from tests.integration._stages import Stages
+from tests.integration.servers.kafka import Broker, kafka
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +29,16 @@ def stages(server: ForkServer, tmp_path_factory: pytest.TempPathFactory, tiny_mo
     home = Home(folder / "milvus")
     yield Stages(server, folder, ensure_server(home, linger=False), tiny_model)
     stop_server(home)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Kafka broker without topics."""
+    with kafka(tmp_path_factory.mktemp("kafka")) as running:
+        yield running
+
+
+@pytest.fixture
+def topic(broker: Broker, tmp_path: Path) -> Topic:
+    """A new topic of it, which nobody follows yet."""
+    return Topic(broker, tmp_path)

@@ -12,22 +12,11 @@ from pipelines.sources.kafka import KafkaSource
 from pipelines.sources.registry import open_source, open_stream
 from pipelines.sources.surroundings import Surroundings
 from tests.integration._kafka_topic import PATIENCE_SECONDS, Topic, announced, assert_right
-from tests.integration.servers.kafka import PASSWORD, USER, kafka
+from tests.integration.servers.kafka import PASSWORD, USER
 from tests.integration.servers.schema_registry import schema_registry
 from tests.source_contract import Harness, SourceContract, uris
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory):
-    with kafka(tmp_path_factory.mktemp("kafka")) as running:
-        yield running
-
-
-@pytest.fixture
-def topic(broker, tmp_path):
-    return Topic(broker, tmp_path)
 
 
 class KafkaHarness(Harness):

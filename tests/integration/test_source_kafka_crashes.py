@@ -9,21 +9,9 @@ import pytest
 
 from pipelines.errors import SourceError
 from tests.integration._kafka_topic import PATIENCE_SECONDS, Topic, announced, assert_right
-from tests.integration.servers.kafka import kafka
 from tests.source_contract import uris
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory):
-    with kafka(tmp_path_factory.mktemp("kafka")) as running:
-        yield running
-
-
-@pytest.fixture
-def topic(broker, tmp_path):
-    return Topic(broker, tmp_path)
 
 
 KILLED = """

@@ -10,9 +10,11 @@ import pytest
 from deltalake import DeltaTable
 
 from pipelines.errors import LakeError
+from pipelines.lake import snapshots
 from pipelines.lake.manifest import active_documents, changes_between
 from pipelines.lake.schemas import ACL_SETS, DOCUMENTS, TABLES
 from pipelines.lake.tables import Lake
+from tests.fakes.snapshots import snapshot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -80,29 +82,19 @@ def test_the_commit_records_the_run(lake: Lake) -> None:
     assert lake.history("documents")[0]["lockstep.run_id"] == "run-7"
 
 
-def _snapshot(snapshot_id: str, status: str) -> pa.Table:
-    row = {
-        field.name: {"string": "", "int64": 0, "int32": 0}.get(str(field.type), NOW)
-        for field in TABLES["index_snapshots"]
-    }
-    row |= {"snapshot_id": snapshot_id, "status": status}
-    return pa.Table.from_pylist([row], schema=TABLES["index_snapshots"])
-
-
 def test_a_row_that_is_replaced_is_there_once_with_its_newest_values(lake: Lake) -> None:
     for snapshot_id, status in (("a", "building"), ("b", "building"), ("a", "live")):
-        version = lake.version("index_snapshots")
-        lake.replace("index_snapshots", _snapshot(snapshot_id, status), key="snapshot_id", run_id=status)
-        assert lake.history("index_snapshots")[0]["lockstep.run_id"] == status or version == -1
+        snapshots.record(lake, snapshot(snapshot_id, status=status, run_id=f"{snapshot_id} {status}"))
+        assert lake.history("index_snapshots")[0]["lockstep.run_id"] == f"{snapshot_id} {status}"
     rows = lake.read("index_snapshots", ["snapshot_id", "status"]).to_pylist()
     assert sorted((row["snapshot_id"], row["status"]) for row in rows) == [("a", "live"), ("b", "building")]
     before = lake.version("index_snapshots")
-    lake.replace("index_snapshots", _snapshot("a", "live").slice(0, 0), key="snapshot_id", run_id="none")
-    assert lake.version("index_snapshots") == before
+    nothing = lake.read("index_snapshots").slice(0, 0)
+    assert lake.replace("index_snapshots", nothing, key="snapshot_id", run_id="none") == before
 
 
 def test_a_replacement_of_another_schema_is_refused_and_nothing_is_changed(lake: Lake) -> None:
-    lake.replace("index_snapshots", _snapshot("a", "live"), key="snapshot_id", run_id="1")
+    snapshots.record(lake, snapshot("a"))
     with pytest.raises(LakeError, match=r"columns \["):
         lake.replace("index_snapshots", pa.table({"snapshot_id": ["a"]}), key="snapshot_id", run_id="2")
     assert lake.read("index_snapshots")["status"].to_pylist() == ["live"]

@@ -14,6 +14,7 @@ from pipelines.lake import snapshots
 from pipelines.lake.tables import Lake
 from pipelines.quality.selection import commits_of_run, rows_of_commits
 from tests.fakes.quality_rows import as_table, document, embedding
+from tests.fakes.snapshots import snapshot
 
 
 @pytest.fixture
@@ -91,25 +92,7 @@ def test_the_first_commit_of_the_manifest_is_read_too(lake: Lake) -> None:
 
 
 def test_of_the_snapshots_only_those_that_the_run_recorded_anew_are_read(lake: Lake) -> None:
-    first = snapshots.Snapshot(
-        snapshot_id="s1",
-        sequence=1,
-        index_name="i",
-        parent=None,
-        kind="full",
-        manifest_version=0,
-        recipe_fp="",
-        model_fp="",
-        model={},
-        collection="a",
-        documents=0,
-        rows=0,
-        digest="",
-        upserted=0,
-        deleted=0,
-        status="live",
-        run_id="one",
-    )
+    first = snapshot("s1", run_id="one")
     second = replace(first, snapshot_id="s2", sequence=2, status="candidate", run_id="two")
     snapshots.record(lake, first, replace(first, snapshot_id="s0", sequence=0, status="retired"))
     snapshots.record(lake, second)

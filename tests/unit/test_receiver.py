@@ -169,17 +169,7 @@ def test_a_body_of_unknown_length_is_refused_before_it_is_all_read(calls):
 def test_of_very_many_calls_at_once_some_are_asked_to_come_later_and_memory_stays_bounded(calls):
     """Forty callers who have not sent their bodies yet: the receiver holds 32."""
     body = b"{}"
-    headers = {
-        "x-lockstep-timestamp": f"{NOW:.0f}",
-        "x-lockstep-signature": signature(KEY, f"{NOW:.0f}", body),
-    }
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/webhooks/hook",
-        "query_string": b"",
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-    }
+    scope = signed(body)
     statuses: list[int] = []
 
     async def all_at_once():
@@ -206,21 +196,25 @@ def test_of_very_many_calls_at_once_some_are_asked_to_come_later_and_memory_stay
     assert calls.post(b"another").status_code == 202
 
 
-def send(calls: Calls, parts: list[bytes], headers: dict[str, str] | None = None) -> tuple[int, int]:
-    """Call the application without a client, part by part: how many parts it read, and its answer's status."""
-    body = b"".join(parts)
+def signed(body: bytes, headers: dict[str, str] | None = None) -> dict[str, object]:
+    """The ASGI scope of a call with that body."""
     given = {
         "x-lockstep-timestamp": f"{NOW:.0f}",
         "x-lockstep-signature": signature(KEY, f"{NOW:.0f}", body),
         **(headers or {}),
     }
-    scope = {
+    return {
         "type": "http",
         "method": "POST",
         "path": "/webhooks/hook",
         "query_string": b"",
         "headers": [(name.encode(), value.encode()) for name, value in given.items()],
     }
+
+
+def send(calls: Calls, parts: list[bytes], headers: dict[str, str] | None = None) -> tuple[int, int]:
+    """Call the application without a client, part by part: how many parts it read, and its answer's status."""
+    scope = signed(b"".join(parts), headers)
     waiting, read, sent = list(parts), 0, []
 
     async def receive():

@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from pipelines.errors import SnapshotNotFound
 from pipelines.lake.snapshots import Snapshot, find
 from pipelines.update.rollback import _target
-
-BASE = Snapshot(
-    snapshot_id="",
-    sequence=0,
-    index_name="i",
-    parent=None,
-    kind="incremental",
-    manifest_version=0,
-    recipe_fp="r",
-    model_fp="m",
-    model={},
-    collection="i__a",
-    documents=1,
-    rows=1,
-    digest="",
-    upserted=0,
-    deleted=0,
-    status="retired",
-    run_id="run",
-)
+from tests.fakes import snapshots
 
 
 def snapshot(number: int, parent: int | None = None, **fields: object) -> Snapshot:
     made = {
-        "snapshot_id": f"s{number}",
         "sequence": number,
         "parent": f"s{parent}" if parent else None,
+        "kind": "incremental",
         "manifest_version": number,
         "digest": f"d{number}",
+        "status": "retired",
         **fields,
     }
-    return dataclasses.replace(BASE, **made)  # type: ignore[arg-type]
+    return snapshots.snapshot(f"s{number}", **made)
 
 
 def back_from(history: list[Snapshot], live: str) -> str:
