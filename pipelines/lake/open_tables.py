@@ -8,15 +8,18 @@ each version several times, and from files each read costs 5 to 20 ms.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from pyarrow.fs import LocalFileSystem
+
+_T = TypeVar("_T")
 
 _HELD_BYTES = 4 * 1024 * 1024  # of a table's files; in memory, text takes a few times as much
 _CHECKPOINT = ".checkpoint."
@@ -39,6 +42,7 @@ class _Opened:
     log: _Log
     table: DeltaTable
     rows: ds.Dataset | None = None
+    derived: dict[str, Any] = field(default_factory=dict)
 
 
 class OpenTables:
@@ -80,6 +84,17 @@ class OpenTables:
             small = sum(files["size_bytes"].to_pylist()) <= _HELD_BYTES
             known.rows = _held(uri, files["path"].to_pylist(), schema) if small else self.files(uri, schema)
         return known.rows
+
+    def derived(self, uri: str, name: str, make: Callable[[], _T]) -> _T:
+        """What `make` gives, which depends on the newest version alone: made once a version, and kept by that name."""
+        self.table(uri)
+        known = self._opened.get(uri)
+        if known is None:
+            return make()
+        if name not in known.derived:
+            known.derived[name] = make()
+        found: _T = known.derived[name]
+        return found
 
 
 def _held(uri: str, paths: Sequence[str], schema: pa.Schema) -> ds.Dataset:

@@ -49,10 +49,14 @@ class Snapshot:
 
 def history(lake: Lake, index_name: str) -> list[Snapshot]:
     """All snapshots of an index, oldest first."""
-    rows = lake.read(TABLE, where=pc.field("index_name") == index_name).sort_by("sequence")
+    every = lake.derived(TABLE, "snapshots", lambda: _all(lake))
+    return [snapshot for snapshot in every if snapshot.index_name == index_name]
+
+
+def _all(lake: Lake) -> list[Snapshot]:
     return [
         Snapshot(**{**row, "model": json.loads(row["model"]), "gates": json.loads(row["gates"])})
-        for row in rows.to_pylist()
+        for row in lake.read(TABLE).sort_by("sequence").to_pylist()
     ]
 
 

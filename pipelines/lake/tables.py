@@ -87,6 +87,11 @@ class Lake:
         table = self._open(name)
         return 0 if table is None else int(table.count())
 
+    def derived(self, name: str, what: str, make: Callable[[], _T]) -> _T:
+        """What `make` derives from the newest version of a table, made once a version; not to be changed."""
+        table = self._open(name)
+        return make() if table is None else self._tables.derived(self.uri(name), what, make)
+
     def greatest(self, name: str, column: str) -> int | None:
         """The largest value of a column of numbers, from the log alone; None when there are no rows."""
         table = self._open(name)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.governance.audit import GENESIS, entry
 from pipelines.lake.lock import waiting_lock
@@ -20,11 +21,11 @@ TABLE = "audit_log"
 def write_audit(project: Project, *, action: str, target: str, detail: Mapping[str, object], run_id: str) -> None:
     """Append one entry; the caller does the act only after this returned."""
     with waiting_lock(project.home.audit_lock):  # an approval is written while an update may be running
-        log = project.lake.read(TABLE, ["sequence", "entry_hash"]).sort_by("sequence")
-        last = log.num_rows - 1
+        last = project.lake.greatest(TABLE, "sequence")
+        newest = project.lake.read(TABLE, ["entry_hash"], where=pc.field("sequence") == (last or 0))
         row = entry(
-            previous_hash=log["entry_hash"][last].as_py() if last >= 0 else GENESIS,
-            sequence=log["sequence"][last].as_py() + 1 if last >= 0 else 1,
+            previous_hash=newest["entry_hash"][0].as_py() if last is not None else GENESIS,
+            sequence=last + 1 if last is not None else 1,
             at=datetime.now(UTC),
             actor=actor(),
             action=action,

@@ -8,7 +8,7 @@ tables.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,6 +127,13 @@ class MixedLake(Lake):
         rows = self._checked(name, rows)
         kept = held.at(None).filter(pc.invert(pc.is_in(held.at(None)[key], value_set=rows[key].combine_chunks())))
         return held.commit(pa.concat_tables([kept, rows]))
+
+    def derived(self, name: str, what: str, make: Callable[[], Any]) -> Any:
+        return make() if name in self._memory else super().derived(name, what, make)
+
+    def greatest(self, name: str, column: str) -> int | None:
+        held = self._memory.get(name)
+        return super().greatest(name, column) if held is None else pc.max(held.at(None)[column]).as_py()
 
     def replace(self, name: str, rows: pa.Table, *, key: str, run_id: str) -> int:
         if name not in self._memory:

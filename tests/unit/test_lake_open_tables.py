@@ -118,3 +118,17 @@ def test_damage_and_loss_are_noticed_in_an_open_table(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     with pytest.raises(TableNotFoundError):
         tables.table(str(tmp_path))
+
+
+def test_what_is_derived_of_a_version_is_made_once_and_anew_after_a_commit(tmp_path: Path) -> None:
+    _write(tmp_path, 1)
+    tables, made = OpenTables(), []
+
+    def total() -> int:
+        made.append(sum(_numbers(tables, tmp_path)))
+        return made[-1]
+
+    assert [tables.derived(str(tmp_path), "total", total) for _ in range(3)] == [1, 1, 1]
+    _write(tmp_path, 2)
+    assert [tables.derived(str(tmp_path), "total", total) for _ in range(3)] == [3, 3, 3]
+    assert made == [1, 3]
