@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.errors import LakeError
 from pipelines.home import Home
 from pipelines.identity import content_hash, fingerprint
+from pipelines.lake import disk
 from pipelines.lake.lock import waiting_lock
 from pipelines.lake.schemas import CHANGE_EVENTS
 
@@ -128,6 +130,20 @@ class EventLog:
             )
             self._lake.append(TABLE, table, run_id=run_id)
         return Appended(len(fresh), len(events) - len(fresh), last + len(fresh) if fresh else newest)
+
+    def sync(self) -> None:
+        """What was appended survives a power cut from now on; until then it only survives this process.
+
+        Raises:
+            LakeError: it could not be written.
+        """
+        try:
+            disk.sync(self._home.root)
+        except OSError as error:
+            raise LakeError(
+                f"writing change_events under {self._home.lake} to the disk failed: {error}; free space, or look at "
+                "the disk, and start this again: nothing was acknowledged"
+            ) from error
 
     def _unknown(self, rows: Mapping[str, tuple[Event, str | None]]) -> list[str]:
         """The event ids that the log does not have yet."""

@@ -35,7 +35,8 @@ class PumpReport:
 def pump(project: Project, section: SourceSection, stream: Stream, *, wait_seconds: float, run_id: str) -> PumpReport:
     """Receive a batch, make it durable, acknowledge it, and look at what it announced.
 
-    Acknowledging comes after the commit: what a kill leaves in between comes again, and adds nothing the second time.
+    Acknowledging comes after the commit, and after that is on the disk: what a kill or a power cut leaves in between
+    comes again, and adds nothing the second time.
 
     Args:
         project: whose source it is.
@@ -46,6 +47,7 @@ def pump(project: Project, section: SourceSection, stream: Stream, *, wait_secon
 
     Raises:
         SourceError: the stream or the source could not be read; it is left alone for a while.
+        LakeError: what arrived could not be made durable; it is not acknowledged, and comes again.
     """
     started = time.perf_counter()
     limits = project.config.streams
@@ -54,6 +56,8 @@ def pump(project: Project, section: SourceSection, stream: Stream, *, wait_secon
         received = stream.receive(limit=limits.batch_events, wait_seconds=wait_seconds)
         events = [event for message in received for event in message.events]
         appended = log.append(events, run_id=run_id)
+        if received:
+            log.sync()  # also of what is known: who appended it may have died before this
         stream.acknowledge(received)
         lag = stream.lag()
     except SourceError as error:

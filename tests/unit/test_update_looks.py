@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 
-from pipelines.errors import ConfigError, MassDeletionRefused, SourceError
+from pipelines.errors import ConfigError, LakeError, MassDeletionRefused, SourceError
 from pipelines.home import Home
+from pipelines.lake import disk
 from pipelines.lake.events import Event, EventLog
 from pipelines.sources.base import Lag, Received
 from pipelines.update import approvals, changes, manifest, progress, stages
@@ -345,6 +346,39 @@ def test_nothing_is_acknowledged_before_it_is_durable(project, corpus, monkeypat
     with pytest.raises(SourceError):
         pump(project, project.config.source("docs"), stream, wait_seconds=0, run_id="stream")
     assert stream.acknowledged == []
+
+
+def test_nothing_is_acknowledged_before_it_is_on_the_disk(project, corpus, monkeypatch):
+    write(corpus, "a.md")
+    events = [Event("docs", "a.md", "changed", "s:1")]
+    order = []
+
+    class Remembering(Announcing):
+        def acknowledge(self, received):
+            order.append(("acknowledged", project.lake.count("change_events")))
+            super().acknowledge(received)
+
+    def sync(folder):
+        order.append((folder, project.lake.count("change_events")))
+
+    monkeypatch.setattr(disk, "sync", sync)
+    pump(project, project.config.source("docs"), Remembering(*events), wait_seconds=0, run_id="stream")
+    assert order == [(project.home.root, 1), ("acknowledged", 1)]
+
+    def fails(folder):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(disk, "sync", fails)
+    stream = Announcing(*events)  # known already: who appended it may not have come so far
+    with pytest.raises(LakeError, match="Input/output error; free space"):
+        pump(project, project.config.source("docs"), stream, wait_seconds=0, run_id="stream")
+    assert stream.acknowledged == []
+
+
+def test_a_folder_that_cannot_be_written_through_is_an_error(tmp_path):
+    disk.sync(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        disk.sync(tmp_path / "absent")
 
 
 def test_a_stream_that_fails_is_left_alone_for_a_while_and_its_source_is_not(project):
