@@ -131,8 +131,13 @@ class Lake:
         schema = pa.schema([TABLES[name].field(column) for column in names])
         dataset = self._dataset(name, version)
         parts: list[pa.RecordBatch] = []
-        for batch in dataset.to_batches(batch_size=_MERGED_ROWS, batch_readahead=2, fragment_readahead=1):
+        total = 0
+        columns = list(names) if _decides(where, schema) else None
+        for batch in dataset.to_batches(columns, batch_size=_MERGED_ROWS, batch_readahead=2, fragment_readahead=1):
             parts += pa.Table.from_batches([batch]).filter(where).select(names).to_batches()
+            total += len(batch)
+        if total > _MERGED_ROWS:
+            pa.default_memory_pool().release_unused()  # the pool would keep what unpacking took: 100 MB of a million
         return pa.Table.from_batches(parts, schema=parts[0].schema if parts else schema)
 
     def scan(
@@ -413,6 +418,15 @@ class Lake:
             raise
         except (DeltaError, OSError, pa.ArrowException) as error:
             raise LakeError(_damaged(name, self._root, error)) from error
+
+
+def _decides(where: ds.Expression, schema: pa.Schema) -> bool:
+    """Whether these columns are enough to say which rows are meant."""
+    try:
+        schema.empty_table().filter(where)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _commit(run_id: str) -> CommitProperties:

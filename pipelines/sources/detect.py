@@ -150,6 +150,8 @@ def _positions(values: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
     if values.nbytes + among.nbytes > _NARROW_BYTES:  # 64-bit offsets: the uris of one source may pass 2 GiB
         values, among = values.cast(pa.large_string()), among.cast(pa.large_string())
     found = pc.index_in(values, value_set=among.combine_chunks())
+    if len(among) > _PART_ROWS:
+        pa.default_memory_pool().release_unused()  # the pool would keep the table of hashes: 100 MB of a million rows
     return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int64)
 
 
@@ -165,14 +167,25 @@ def _reasons(previous: pa.Table, items: pa.Table, at: Ints, known: Bools, *, tho
     same = (sizes_now == sizes_then) & (times_now == times_then) & (sizes_now >= 0) & (times_now != _NONE)
     racy = same & (times_now > _numbers(previous["updated_at"])[old] - RACY_MICROSECONDS)
     if items["etag"].null_count < len(items) and previous["etag"].null_count < len(previous):
-        equal = pc.equal(items["etag"].take(pa.array(rows)), previous["etag"].take(pa.array(old)))
-        both = equal.is_valid().to_numpy().astype(np.bool_)
-        equal = pc.fill_null(equal, False).to_numpy().astype(np.bool_)
+        both, equal = _equal(items["etag"], rows, previous["etag"], old)
         same, racy = np.where(both, equal, same), racy & ~both
     reasons[rows] = np.select([~same, racy], [_CHANGED, _RACY], _ASKED if thorough else 0)
     return reasons
 
 
+def _equal(left: pa.ChunkedArray, at_left: Ints, right: pa.ChunkedArray, at_right: Ints) -> tuple[Bools, Bools]:
+    """Of pairs of texts whether both are there, and whether they are equal; a part at a time, for memory's sake."""
+    there, equal = np.zeros(len(at_left), np.bool_), np.zeros(len(at_left), np.bool_)
+    one, other = left.combine_chunks(), right.combine_chunks()
+    for start in range(0, len(at_left), _PART_ROWS):
+        part = slice(start, start + _PART_ROWS)
+        found = pc.equal(one.take(pa.array(at_left[part])), other.take(pa.array(at_right[part])))
+        there[part] = found.is_valid().to_numpy(zero_copy_only=False)
+        equal[part] = pc.fill_null(found, False).to_numpy(zero_copy_only=False)
+    return there, equal
+
+
+_PART_ROWS = 65_536
 _NONE = np.iinfo(np.int64).min
 
 
@@ -195,7 +208,14 @@ def _protected(absent: pa.ChunkedArray, listing: Listing) -> Bools:
 
 
 def guard_deletions(
-    previous: pa.Table, gone: Ints, guard: GuardConfig, *, source: str, left: int, since: datetime | None = None
+    previous: pa.Table,
+    gone: Ints,
+    guard: GuardConfig,
+    *,
+    source: str,
+    left: int,
+    since: datetime | None = None,
+    moved: int = 0,
 ) -> None:
     """Refuse to delete more of a source than the guard allows without a word from the operator.
 
@@ -206,6 +226,8 @@ def guard_deletions(
         source: its name, for the message.
         left: documents that the source would have afterwards.
         since: count deletions of that time and later too, so that many small ones are one large one.
+        moved: how many of those that would go are there under another name; for the message alone: a folder that is
+            mounted one level higher moves everything, out of reach of the access rules too.
 
     Raises:
         MassDeletionRefused: more would go, or everything.
@@ -219,6 +241,8 @@ def guard_deletions(
         return
     examples = ", ".join(previous["uri"].take(pa.array(gone[:3])).to_pylist())
     found = "the source is empty now" if emptied else f"{left:,} documents are there now"
+    if moved:
+        found += f" ({moved:,} of the missing ones among them, under another name)"
     also = f", {before:,} more within {guard.window_seconds:.0f} s before," if before else ""
     raise MassDeletionRefused(
         f"source {source!r}: an update would delete {lost:,} of {total:,} documents{also} ({share:.0%}), and "

@@ -139,14 +139,15 @@ def _guarded(
     absent = last.filter(pc.equal(last["type"], "absent"))["uri"].combine_chunks()
     served = pc.equal(previous["status"], manifest.ACTIVE)
     gone = np.flatnonzero(pc.and_(pc.is_in(previous["uri"], value_set=absent), served).to_numpy().astype(np.bool_))
-    there = last.filter(pc.equal(last["type"], "observed"))["uri"].combine_chunks()
-    known = pc.and_(pc.is_in(there, value_set=previous.filter(served)["uri"].combine_chunks()), True)
-    added = len(there) - (pc.sum(known).as_py() or 0)
-    left = (pc.sum(served).as_py() or 0) - len(gone) + added
+    there = last.filter(pc.equal(last["type"], "observed"))
+    new = there.filter(pc.invert(pc.is_in(there["uri"], value_set=previous.filter(served)["uri"].combine_chunks())))
+    lost = previous["content_hash"].take(pa.array(gone))
+    moved = pc.sum(pc.is_in(lost, value_set=new["content_hash"].combine_chunks())).as_py() or 0
+    left = (pc.sum(served).as_py() or 0) - len(gone) + len(new)
     since = datetime.now(UTC) - timedelta(seconds=project.config.guard.window_seconds)
     since = max(since, state.approved_at or since)
     try:
-        guard_deletions(previous, gone, project.config.guard, source=section.name, left=left, since=since)
+        guard_deletions(previous, gone, project.config.guard, source=section.name, left=left, since=since, moved=moved)
     except MassDeletionRefused as error:
         if set(error.doc_ids) <= approvals.approved(project.home, section.name):
             return True

@@ -73,7 +73,8 @@ def known_documents(
         hints: only what these name; None: the whole source.
     """
     waiting = latest(events.after(progress.source, progress.applied_sequence, ("observed", "absent")))
-    rows = lake.read(manifest.TABLE, COMPARED, where=pc.field("source") == progress.source)
+    mine = pc.field("source") == progress.source  # with that column among those that are read, no others are
+    rows = lake.read(manifest.TABLE, [*COMPARED, "source"], where=mine).select(COMPARED)
     if hints is not None:
         rows, waiting = (table.filter(pa.array(hinted(table["uri"], hints))) for table in (rows, waiting))
     if not len(waiting):

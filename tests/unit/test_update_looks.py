@@ -217,6 +217,19 @@ def test_approved_deletions_are_done_and_the_question_is_settled(project, corpus
     assert "approve_deletions" in audited["action"].to_pylist()
 
 
+def test_the_guard_says_how_many_of_the_missing_documents_have_only_another_name(project, corpus):
+    for n in range(30):
+        (corpus / f"n{n:03}.md").write_text(f"# Note {n}\n\nAbout matter {n}.\n")
+    observe(project, "docs", run_id="look")
+    apply(project)
+    for n in range(12):
+        (corpus / f"n{n:03}.md").rename(corpus / f"moved-{n:03}.md")
+    (corpus / "n020.md").unlink()
+    observe(project, "docs", run_id="look")
+    with pytest.raises(MassDeletionRefused, match=r"13 of 30 .*29 documents are there now \(12 of the missing ones"):
+        apply(project)
+
+
 def test_an_approval_covers_what_was_shown_and_no_other_document(project, corpus):
     many(corpus, 30)
     observe(project, "docs", run_id="look")
