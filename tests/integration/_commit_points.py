@@ -75,8 +75,8 @@ class Points:
         from pipelines.lake import tables
 
         lake = tables.Lake
-        append, merge, write = lake.append, lake.merge, tables.write_deltalake
-        current: list[tuple[str, Path]] = []
+        append, merge, replace, write = lake.append, lake.merge, lake.replace, tables.write_deltalake
+        current: list[tuple[str, Path]] = []  # what is done to which table's folder
 
         def orphan(rows: pa.Table) -> None:
             """A data file without a commit."""
@@ -87,30 +87,38 @@ class Points:
         def at_append(self: Any, name: str, rows: pa.Table, *, run_id: str) -> int:
             if not rows.num_rows:
                 return append(self, name, rows, run_id=run_id)
-            current.append((name, Path(self.uri(name))))
+            current.append((f"append {name}", Path(self.uri(name))))
             try:
                 return append(self, name, rows, run_id=run_id)
             finally:
                 current.pop()
 
+        def at_replace(self: Any, name: str, rows: pa.Table, *, key: str, run_id: str) -> int:
+            current.append((f"replace {name}", Path(self.uri(name))))
+            try:
+                return replace(self, name, rows, key=key, run_id=run_id)
+            finally:
+                current.pop()
+
         def at_write(target: Any, rows: pa.Table, **options: Any) -> None:
-            # Inside `append`, so that what it does before writing rows has happened.
-            self_._at(f"append {current[-1][0]}", lambda: write(target, rows, **options), lambda: orphan(rows))
+            # Inside `append` and `replace`, so that what they do before writing rows has happened.
+            self_._at(current[-1][0], lambda: write(target, rows, **options), lambda: orphan(rows))
 
         def at_merge(self: Any, name: str, rows: pa.Table, *, key: str, run_id: str) -> int:
             if not rows.num_rows or self.version(name) < 0:
                 return merge(self, name, rows, key=key, run_id=run_id)
-            current.append((name, Path(self.uri(name))))
+            current.append((f"merge {name}", Path(self.uri(name))))
             try:
                 done = self_._at(
-                    f"merge {name}", lambda: merge(self, name, rows, key=key, run_id=run_id), lambda: orphan(rows)
+                    current[-1][0], lambda: merge(self, name, rows, key=key, run_id=run_id), lambda: orphan(rows)
                 )
                 return int(done)
             finally:
                 current.pop()
 
         self_ = self
-        lake.append, lake.merge, tables.write_deltalake = at_append, at_merge, at_write  # type: ignore[assignment, method-assign]
+        lake.append, lake.merge, lake.replace = at_append, at_merge, at_replace  # type: ignore[method-assign]
+        tables.write_deltalake = at_write  # type: ignore[assignment]
 
     def _patch_files(self) -> None:
         from pipelines.lake.blobs import BlobStore

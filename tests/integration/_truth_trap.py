@@ -72,7 +72,7 @@ def trapped(trap: Trap) -> Iterator[None]:
             stack.enter_context(patch.object(owner, name, call))
 
         for lake in (Lake, MixedLake):
-            for name in ("append", "merge"):
+            for name in ("append", "merge", "replace"):
                 wrap(lake, name, lambda _self, table, *_args, _name=name: f"{_name} {table}")
         wrap(BlobStore, "put", lambda *_: "put blob")
         for module, name in ((staging, "write_changes"), (staging, "write_note"), (progress, "change")):

@@ -42,7 +42,7 @@ MUST_BE_THERE = (
     "index delete",
     "index write_state complete",
     "index point_alias",
-    "merge index_snapshots",
+    "replace index_snapshots",
     "append audit_log",
     "progress of docs",
     "progress of feed",

@@ -35,13 +35,13 @@ FIRST_BUILD = [
     "index create",
     "index upsert",
     "append term_statistics",
-    "append index_snapshots",
+    "replace index_snapshots",
     "index write_state complete",
     "stage candidate",
-    "merge index_snapshots",
+    "replace index_snapshots #2",
     "append audit_log",
     "index point_alias",
-    "merge index_snapshots #2",
+    "replace index_snapshots #3",
 ]
 
 # Added, edited, renamed, deleted, unreadable, and other readers for a folder, in one update.
@@ -62,13 +62,13 @@ CHANGE = [
     "index upsert",
     "index delete",
     "append term_statistics",
-    "merge index_snapshots",
+    "replace index_snapshots",
     "index write_state complete",
     "stage candidate",
-    "merge index_snapshots #2",
+    "replace index_snapshots #2",
     "append audit_log",
     "index point_alias",
-    "merge index_snapshots #3",
+    "replace index_snapshots #3",
 ]
 
 # The others' halves are those of a first build.
@@ -78,10 +78,10 @@ CHANGE_HALVES = [
     "append chunks",
     "index upsert",
     "index delete",
-    "merge index_snapshots",
+    "replace index_snapshots",
 ]
 
-ROLLBACK = ["append audit_log", "index point_alias", "merge index_snapshots"]
+ROLLBACK = ["append audit_log", "index point_alias", "replace index_snapshots"]
 
 # To a snapshot whose slot was reused.
 ROLLBACK_FROM_THE_TABLES = [
@@ -89,13 +89,13 @@ ROLLBACK_FROM_THE_TABLES = [
     "index create",
     "index upsert",
     "append term_statistics",
-    "merge index_snapshots",
+    "replace index_snapshots",
     "index write_state complete",
     "stage candidate",
-    "merge index_snapshots #2",
+    "replace index_snapshots #2",
     "append audit_log",
     "index point_alias",
-    "merge index_snapshots #3",
+    "replace index_snapshots #3",
 ]
 
 _ONE_ACT = frozenset({"index create", "index write_state complete", "index point_alias"})
@@ -198,7 +198,7 @@ def test_what_a_killed_update_wrote_goes_when_the_source_is_again_as_it_was(stag
     check_recovered(found, third)
 
 
-@pytest.mark.parametrize("point", ["stage candidate", "merge index_snapshots #2"])
+@pytest.mark.parametrize("point", ["stage candidate", "replace index_snapshots #2"])
 def test_the_gates_look_at_what_a_killed_update_wrote(stages: Stages, point: str) -> None:
     _, second, third = stages.built
     home, ended = stages.killed(second, "update", third.config, point, "before")
