@@ -34,13 +34,16 @@ def update_plan(context: dg.AssetExecutionContext, config: PlanConfig, project: 
         report = step.done(plan(step.project, approve_deletions=config.approve_deletions, scan=config.scan))
         asked = requests(step.project)
     problems = [problem_line(problem) for outcome in report.sources for problem in outcome.problems]
+    lines = [outcome_line(outcome) for outcome in report.sources]
+    for line in lines:
+        del line["error"]  # among the notes, where there is room for it
     notes = "\n".join(f"- {note}" for note in report.notes)
     return dg.MaterializeResult(
         metadata={
+            "notes": dg.MetadataValue.md(notes or "Nothing stands against it."),  # what an operator has to decide first
             **report_metadata(report),
-            "sources": record_table([outcome_line(outcome) for outcome in report.sources]),
-            "problems": record_table(problems[:20]),
-            "notes": dg.MetadataValue.md(notes or "Nothing stands against it."),
+            "sources": record_table(lines),
             **({"deletions_asked": record_table(asked_lines(asked))} if asked else {}),
+            **({"problems": record_table(problems[:20])} if problems else {}),
         }
     )

@@ -29,7 +29,9 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_model: Path) -> Iterator[Project]:
-    opened = open_project(tmp_path, encoder={"model": str(tiny_model)}, retention={"snapshots": 2})
+    opened = open_project(
+        tmp_path, encoder={"model": str(tiny_model)}, retention={"snapshots": 2}, guard={"min_documents": 1}
+    )
     for number in range(6):
         write(opened, f"{number}.md", f"# Page {number}\n\nThe quay wall, part {number}.\n")
     yield opened
@@ -71,6 +73,30 @@ def test_letters_are_replayed_by_class_and_the_next_update_tries_them_again(proj
     assert run(project, "incremental_update").success
     (again,) = project.lake.read("dead_letters").to_pylist()
     assert (again["status"], again["attempts"]) == ("open", 2)
+
+
+def test_the_plan_shows_what_the_guard_asks_and_a_job_allows_exactly_that(project: Project) -> None:
+    assert run(project, "incremental_update").success
+    for number in range(4):
+        (project.home.root.parent / "corpus" / f"{number}.md").unlink()
+    assert "would delete 4 of 6 documents" in run(project, "incremental_update").message
+    planned = run(project, "plan")
+    assert planned.success, planned.message
+    (made,) = events_of(project.home, planned.run_id, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    metadata = made.step_materialization_data.materialization.metadata
+    assert next(iter(metadata)) == "notes"
+    assert "would delete 4 of 6 documents" in metadata["notes"].value
+    (asked,) = metadata["deletions_asked"].value.records
+    assert (asked.data["source"], asked.data["documents"], asked.data["approved by"]) == ("docs", "4", "")
+    config = {"approve_source_deletions": {"config": {"source": "docs", "by": "ada"}}}
+    approved = run(project, "approve_deletions", ops=config)
+    assert approved.success, approved.message
+    assert run(project, "incremental_update").success
+    statuses = project.lake.read("documents", ["status"])["status"].to_pylist()
+    assert (statuses.count("active"), statuses.count("deleted")) == (2, 4)
+    allowed = project.lake.read("audit_log", where=pc.field("action") == "approve_deletions").to_pylist()
+    assert len(allowed) == 1
+    assert "ada" in allowed[0]["detail"] + allowed[0]["actor"]
 
 
 def test_maintenance_by_job_tells_the_ui_what_it_gave_back(project: Project) -> None:
