@@ -1,8 +1,9 @@
 """The stream of the source `filesystem`: the kernel's word that something below the folder changed, as hints.
 
 A hint says where to look and nothing of what is there; `Folder.look` sees that. What happened while nobody watched is
-found by the next listing. The kernel and the library between it and us lose events in known ways: each of these ends
-in a hint on the whole source, or in an error that says what to do.
+asked for by the first hint of a stream that is opened, which is on the whole source. The kernel and the library between
+it and us lose events in known ways: each of these ends in a hint on the whole source, too, or in an error that says
+what to do.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _STALLED_SECONDS = 2.0  # a process that stood still for that long may have lost
 _EVENTS_A_NAME = 8  # created, opened, written, closed, renamed, ...: more for one name at once are rare
 _MOST_WAITING = 10_000  # hints; a listing costs less than looking at more places than that one by one
 _interrupted: set[Path] = set()
-"""Folders of this process that were watched until an error: what happened since is asked for when they are again."""
+"""Folders that were not watched for a while: what happened meanwhile is asked for when they are again."""
 
 _QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -42,12 +43,15 @@ _SILENT = ("nfs", "cifs", "smb", "9p", "fuse.", "virtiofs", "ceph", "glusterfs",
 
 
 def open_watch(section: FilesystemSource) -> FolderWatch | None:
-    """The stream of a folder, or None where its key `watch` is off.
+    """The stream of a folder, or None where its key `watch` is off. It begins with a hint on everything.
 
     Raises:
         SourceError: the folder cannot be watched.
     """
-    return FolderWatch(section) if section.watch else None
+    if not section.watch:
+        return None
+    _interrupted.add(section.path)  # whoever watched before it, or nobody, is not known here
+    return FolderWatch(section)
 
 
 def check_watch(section: FilesystemSource, root: bytes) -> Check:

@@ -77,13 +77,18 @@ class Model:
         now = self.now()
         for key in {*now, *self.since}:
             truth = now.get(key)
-            was: Was = (truth.content, truth.readers) if truth else (None, ())
+            # Where it is gone, and nobody has looked yet, what is shown of it follows the rules of its path, too.
+            was: Was = (truth.content, truth.readers) if truth else (None, self._by_rules(key))
             history = self.since.setdefault(key, [(None, ())])
             if history[-1] != was:
                 history.append(was)
             everything = self.ever.setdefault(key, [])
             if everything[-1:] != [was]:
                 everything.append(was)
+
+    def _by_rules(self, key: Key) -> Readers:
+        source, uri = key
+        return _readers(self.file_rules if source == FILES else self.feed_rules, uri, None)
 
     def rest(self, served: Mapping[Key, bytes]) -> None:
         """Everything is applied: what was so before counts no more. `served`: contents that are shown now."""
@@ -95,7 +100,7 @@ class Model:
                 self.since[key].insert(0, (served[key], truth.readers))
 
     def may_read(self, key: Key, content: bytes, *, ever: bool = False) -> frozenset[str]:
-        """Who might be shown that content: everybody who could read the document at or after the time it was so."""
+        """Who might be shown that content: who could read the document, or its path, at or after the time it was so."""
         history = (self.ever if ever else self.since).get(key, [])
         first = next((n for n, (was, _) in enumerate(history) if was == content), None)
         return frozenset() if first is None else frozenset(p for _, readers in history[first:] for p in readers)

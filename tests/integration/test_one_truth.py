@@ -1,8 +1,9 @@
 """One truth, whatever the order: edits, announcements, listings, crashes and replays, interleaved by hypothesis.
 
 Whenever everything has arrived and is applied, the index holds exactly what a clean build would, and in between it
-never shows a text to somebody who was not allowed to read it. LOCKSTEP_TRUTH_EXAMPLES and LOCKSTEP_TRUTH_SEED ask for
-more, or for the same again; each process says its seed.
+never shows a text to somebody who was not allowed to read it. The examples are the same in every run, so that it fails
+for what was changed; LOCKSTEP_TRUTH_EXAMPLES asks for more, LOCKSTEP_TRUTH_SEED for others (0: by chance), and each
+process says its seed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 PROCESSES = 2
 EXAMPLES = int(os.environ.get("LOCKSTEP_TRUTH_EXAMPLES", "2000"))
-SEED = int(os.environ.get("LOCKSTEP_TRUTH_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
+SEED = int(os.environ.get("LOCKSTEP_TRUTH_SEED", "272230288")) or random.SystemRandom().randrange(1, 10**9)
 TO_FIND_A_BUG = 400  # examples at most
 
 _MEMORY = Path("/dev/shm")

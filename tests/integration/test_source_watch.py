@@ -244,6 +244,17 @@ def test_watching_can_be_switched_off(root):
     assert open_watch(section(root, watch=False)) is None
 
 
+def test_a_stream_that_is_opened_first_asks_for_what_happened_while_nobody_watched(root: Path) -> None:
+    for _ in range(2):
+        stream = open_watch(section(root))
+        assert stream is not None
+        try:
+            first = stream.receive(limit=10, wait_seconds=10)
+        finally:
+            stream.close()
+        assert [(event.uri, event.subtree) for one in first for event in one.events] == [("", True)]
+
+
 _FOLLOW = """
 import json, sys
 from pathlib import Path
