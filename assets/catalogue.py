@@ -16,7 +16,7 @@ import dagster as dg
 import pyarrow as pa
 
 from assets.columns import INDEX, KEYS, LINEAGE, SCHEMAS, describe
-from pipelines.update.project import Project
+from pipelines.project import Project
 
 if TYPE_CHECKING:
     Materialization: TypeAlias = dg.MaterializeResult[Any]

@@ -13,7 +13,8 @@ from assets.catalogue import (
 )
 from assets.letters import LETTER_COLUMNS, MOST_LETTERS, by_class
 from pipelines.lake.dead_letters import open_letters
-from pipelines.update.stages import chunk_documents, encode_chunks
+from pipelines.update.deriving.chunks import chunk_documents
+from pipelines.update.deriving.embeddings import encode_chunks
 from resources.project import LockstepProject, LockstepWriter
 
 GROUP = "derive"

@@ -7,8 +7,8 @@ import dagster as dg
 
 from assets.catalogue import WRITER_POOL, record_table
 from pipelines.lake.manifest import active_documents
+from pipelines.project import Project
 from pipelines.quality import SUITES, ExpectationOutcome, Limits, check_table
-from pipelines.update.project import Project
 from pipelines.update.reports import ExpectationsReport
 from resources.project import LockstepWriter
 

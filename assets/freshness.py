@@ -7,9 +7,9 @@ from typing import Any
 import dagster as dg
 
 from assets.catalogue import record_table
-from pipelines.update.approvals import DeletionRequest
-from pipelines.update.freshness import Latency, SourceFreshness, freshness, quantile, recent_latencies
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.update.applying.approvals import DeletionRequest
+from pipelines.update.upkeep.freshness import Latency, SourceFreshness, freshness, quantile, recent_latencies
 from resources.project import LockstepProject
 
 # An update confirms the index at least every 12 hours (schedules/deciding.py), also when nothing has changed.

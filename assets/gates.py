@@ -6,9 +6,9 @@ import dagster as dg
 
 from assets.catalogue import WRITER_POOL, record_table
 from pipelines.lake import snapshots
-from pipelines.update.gates import GATES, record_gates, run_gates
-from pipelines.update.project import Project
+from pipelines.project import Project
 from pipelines.update.reports import GateResult
+from pipelines.update.snapshot.gates import GATES, record_gates, run_gates
 from resources.project import LockstepWriter
 
 ASSET = "index_snapshots"

@@ -16,11 +16,11 @@ from assets.catalogue import (
 )
 from assets.freshness import APPROVAL_SPEC, approval_result
 from pipelines.lake.dead_letters import Failure
-from pipelines.update.approvals import requests
-from pipelines.update.changes import detect_changes
-from pipelines.update.manifest import merge_manifest
+from pipelines.update.applying.approvals import requests
+from pipelines.update.applying.changes import detect_changes
+from pipelines.update.applying.manifest import merge_manifest
+from pipelines.update.applying.parse import parse_documents
 from pipelines.update.reports import SourceOutcome
-from pipelines.update.stages import parse_documents
 from resources.project import LockstepWriter
 
 GROUP = "ingest"

@@ -5,8 +5,8 @@ from typing import Any
 import dagster as dg
 
 from assets.catalogue import markdown_table, report_metadata
-from pipelines.update.maintenance import MaintenanceReport, TableUpkeep
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.update.upkeep.maintenance import MaintenanceReport, TableUpkeep
 
 _BAR_CHARACTERS = 30
 _UNITS = ("B", "KB", "MB", "GB", "TB")

@@ -5,7 +5,7 @@ import dagster as dg
 from assets.catalogue import OWNERS, Materialization, record_table, report_metadata
 from assets.freshness import asked_lines
 from assets.ingestion import outcome_line, problem_line
-from pipelines.update.approvals import requests
+from pipelines.update.applying.approvals import requests
 from pipelines.update.plan import plan
 from resources.project import LockstepProject
 

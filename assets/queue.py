@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from assets.catalogue import OWNERS, record_table, table_metadata
-from pipelines.update.pending import SourcePending
+from pipelines.update.applying.pending import SourcePending
 
 change_events = dg.AssetSpec(
     "change_events",

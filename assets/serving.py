@@ -12,8 +12,8 @@ from assets.catalogue import (
     table_result,
 )
 from assets.freshness import POLICY, latency_metadata
-from pipelines.update.candidate import build_candidate
-from pipelines.update.promotion import promote
+from pipelines.update.snapshot.candidate import build_candidate
+from pipelines.update.snapshot.promotion import promote
 from resources.project import LockstepWriter
 
 GROUP = "serve"

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.catalogue import record_table, report_metadata
-from pipelines.update.verify import verify
+from pipelines.update.snapshot.verify import verify
 from resources.project import LockstepProject
 
 

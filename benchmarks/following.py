@@ -18,8 +18,8 @@ from typing import Any
 import dagster as dg
 
 from pipelines.home import Home
-from pipelines.query import Asker
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.retrieval.asker import Asker
 from resources.instance import ui_environment
 
 _START_SECONDS = 300.0
@@ -91,8 +91,8 @@ def following(config: Path, home: Home, log: Path, environ: dict[str, str] | Non
 
 def wait_until_live(ui: Following) -> None:
     """Until the sensors have built the first snapshot, and nothing waits any more."""
-    from pipelines.update.pending import pending
-    from pipelines.update.verify import live_snapshot
+    from pipelines.update.applying.pending import pending
+    from pipelines.update.snapshot.verify import live_snapshot
 
     def built() -> bool:
         ui.check()

@@ -34,11 +34,11 @@ from pipelines.home import Home
 from pipelines.index.server import ensure_server, stop_server
 from pipelines.lake.events import Event
 from pipelines.lake.manifest import active_documents
-from pipelines.update import approvals
-from pipelines.update.observe import observe
-from pipelines.update.project import Project
-from pipelines.update.stages import chunks_wanted
-from pipelines.update.verify import verify
+from pipelines.project import Project
+from pipelines.update.applying import approvals
+from pipelines.update.deriving.chunks import chunks_wanted
+from pipelines.update.looking.observe import observe
+from pipelines.update.snapshot.verify import verify
 
 SOURCE = "files"
 Row = dict[str, Any]
@@ -143,7 +143,7 @@ class Replay:
 
     def maintain(self, position: int) -> None:
         """What the weekly job does, as part of the work."""
-        from pipelines.update.maintenance import maintain
+        from pipelines.update.upkeep.maintenance import maintain
 
         with measuring.timed(self.home) as took:
             project = self.project()

@@ -26,7 +26,7 @@ from benchmarks.stand_in import write_stand_in
 from pipelines.config import EncoderConfig
 from pipelines.embedding.encoder import load_encoder
 from pipelines.home import Home
-from pipelines.update.project import Project
+from pipelines.project import Project
 
 BEST_OF_OTHERS = {"full build": 1.04, "nothing changed": 0.016, "1% edited, first": 0.037, "1% edited": 0.037}
 
@@ -69,7 +69,7 @@ class Scenario:
     def _hashes(self) -> set[str]:
         """Text hashes of chunks that active documents have."""
         from pipelines.lake.manifest import active_documents
-        from pipelines.update.stages import chunks_wanted
+        from pipelines.update.deriving.chunks import chunks_wanted
 
         project = Project.open(self.config, self.home)
         return set(chunks_wanted(project, active_documents(project.lake))["text_hash"].to_pylist())

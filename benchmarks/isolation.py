@@ -27,7 +27,7 @@ from benchmarks.latency import ROOT, Change, measure
 from benchmarks.measuring import machine, scratch
 from pipelines.home import Home
 from pipelines.index.server import stop_server
-from pipelines.update import progress
+from pipelines.update.looking import progress
 
 _CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
 

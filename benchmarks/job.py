@@ -10,9 +10,11 @@ from unittest.mock import patch
 
 from benchmarks.measuring import Took, timed
 from pipelines.home import Home
-from pipelines.update import candidate, changes, gates, manifest, promotion, stages
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.update.applying import changes, manifest, parse
+from pipelines.update.deriving import chunks, embeddings
 from pipelines.update.reports import CandidateReport, ChangesReport, EncodeReport, ManifestReport, PromotionReport
+from pipelines.update.snapshot import candidate, gates, promotion
 
 WRITES = ("upsert", "delete", "create", "drop", "point_alias", "write_state")
 
@@ -53,13 +55,13 @@ def update(config: Path, home: Home, *, run_id: str = "bench", full: bool = Fals
 
                 found = changes.detect_changes(project, run_id=run_id, thorough=full, scan=scan)
                 done("changes")
-                stages.parse_documents(project, run_id=run_id)
+                parse.parse_documents(project, run_id=run_id)
                 done("parse")
                 merged = manifest.merge_manifest(project, run_id=run_id)
                 done("manifest")
-                stages.chunk_documents(project, run_id=run_id)
+                chunks.chunk_documents(project, run_id=run_id)
                 done("chunk")
-                encoded = stages.encode_chunks(project, run_id=run_id)
+                encoded = embeddings.encode_chunks(project, run_id=run_id)
                 done("encode")
                 built = candidate.build_candidate(project, run_id=run_id, full=full)
                 done("candidate")

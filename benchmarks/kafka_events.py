@@ -20,9 +20,9 @@ from benchmarks.stand_in import write_stand_in
 from pipelines.config import EncoderConfig
 from pipelines.embedding.encoder import load_encoder
 from pipelines.home import Home
+from pipelines.project import Project
 from pipelines.sources.registry import open_stream
-from pipelines.update.follow import pump
-from pipelines.update.project import Project
+from pipelines.update.looking.follow import pump
 from tests.integration.servers.kafka import Broker, kafka
 
 _TOPIC, _SOURCE = "events", "wiki"

@@ -33,10 +33,11 @@ from pipelines.lake.events import EventLog
 from pipelines.lake.schemas import ACL_SETS, DOCUMENTS
 from pipelines.lake.tables import Lake
 from pipelines.sources.detect import decide
-from pipelines.sources.s3 import Bucket, S3Source
+from pipelines.sources.s3.bucket import Bucket
+from pipelines.sources.s3.section import S3Source
 from pipelines.sources.section import AccessRule
-from pipelines.update.known import known_documents
-from pipelines.update.progress import Progress
+from pipelines.update.looking.known import known_documents
+from pipelines.update.looking.progress import Progress
 
 PAGE = 1_000
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -20,10 +20,10 @@ from pipelines.config import EncoderConfig
 from pipelines.embedding.encoder import load_encoder
 from pipelines.home import Home
 from pipelines.lake import blobs, snapshots
-from pipelines.update.maintenance import MaintenanceReport, maintain
-from pipelines.update.project import Project
-from pipelines.update.rollback import rollback
-from pipelines.update.verify import verify
+from pipelines.project import Project
+from pipelines.update.snapshot.rollback import rollback
+from pipelines.update.snapshot.verify import verify
+from pipelines.update.upkeep.maintenance import MaintenanceReport, maintain
 
 CORPUS = Path(__file__).resolve().parents[1] / "examples" / "corpus"
 

@@ -93,7 +93,7 @@ def s3(folder: Path, stack: ExitStack) -> Producer:
 
 def webhook(_: Path, __: ExitStack) -> Producer:
     """A webhook at the receiver's usual place."""
-    from pipelines.receiver import signature
+    from pipelines.service.receiver import signature
 
     def produce(uri: str, text: str) -> None:
         body, now = _upsert(uri, text), f"{time.time():.0f}"

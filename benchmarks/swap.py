@@ -15,8 +15,8 @@ from benchmarks.stand_in import write_stand_in
 from pipelines.config import EncoderConfig
 from pipelines.embedding.encoder import load_encoder
 from pipelines.home import Home
-from pipelines.update.project import Project
-from pipelines.update.rollback import rollback
+from pipelines.project import Project
+from pipelines.update.snapshot.rollback import rollback
 
 
 def main() -> None:

@@ -16,19 +16,19 @@ from typing import Any
 import yaml
 
 from jobs.run import run_job
-from pipelines import summary
-from pipelines.console import progress_bars
+from pipelines.cli import summary
+from pipelines.cli.console import progress_bars
 from pipelines.definitions import defs
 from pipelines.home import Home
 from pipelines.identity import fingerprint
 from pipelines.index.server import stop_server
 from pipelines.lake import dead_letters
-from pipelines.query import Asker
+from pipelines.project import Project
+from pipelines.retrieval.asker import Asker
 from pipelines.retrieval.search import Hit
 from pipelines.retrieval.snippet import snippet
-from pipelines.update.project import Project
-from pipelines.update.rollback import rollback
-from pipelines.update.verify import verify
+from pipelines.update.snapshot.rollback import rollback
+from pipelines.update.snapshot.verify import verify
 
 HERE = Path(__file__).resolve().parent
 STORY: dict[str, Any] = yaml.safe_load((HERE / "demo" / "demo_changes.yaml").read_text(encoding="utf-8"))

@@ -5,8 +5,8 @@ from pydantic import Field
 
 from assets.catalogue import report_metadata
 from assets.freshness import standing_checks
-from pipelines.update.approvals import approve, requests
-from pipelines.update.freshness import freshness
+from pipelines.update.applying.approvals import approve, requests
+from pipelines.update.upkeep.freshness import freshness
 from resources.project import LockstepProject
 
 

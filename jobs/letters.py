@@ -4,7 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.catalogue import report_metadata
-from pipelines.update import letters
+from pipelines.update.looking import letters
 from resources.project import LockstepProject
 
 

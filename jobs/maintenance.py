@@ -6,8 +6,8 @@ from pydantic import Field
 from assets.catalogue import WRITER_POOL, report_metadata
 from assets.maintenance import maintenance_metadata, table_observations
 from assets.verification import matches_tables
-from pipelines.update import maintenance as upkeep
-from pipelines.update import rollback as library
+from pipelines.update.snapshot import rollback as library
+from pipelines.update.upkeep import maintenance as upkeep
 from resources.project import LockstepWriter
 
 

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from assets.catalogue import record_table, report_metadata
 from pipelines.errors import SourceStalled
-from pipelines.update import progress as following
-from pipelines.update.contact import Beat, side_by_side
-from pipelines.update.observe import Mode, ObserveReport, observe
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.update.looking import progress as following
+from pipelines.update.looking.contact import Beat, side_by_side
+from pipelines.update.looking.observe import Mode, ObserveReport, observe
 from resources.project import LockstepProject
 from resources.step import Step
 

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from pipelines.errors import ConfigError
 from pipelines.sources.registry import KINDS
-from pipelines.sources.section import Name, Section, SourceSection, StreamsConfig
+from pipelines.sources.section import GuardConfig, Name, Section, SourceSection, StreamsConfig
 
 if TYPE_CHECKING:
     SourceConfig: TypeAlias = SourceSection
@@ -71,14 +71,6 @@ class RetrievalConfig(Section):
     mode: Literal["hybrid", "dense", "bm25"] = "hybrid"
     candidates: int = Field(default=100, ge=1, le=1_000)  # per half, before fusion
     rrf_k: int = Field(default=60, ge=1)  # Cormack, Clarke and Buettcher 2009
-
-
-class GuardConfig(Section):
-    """Refuses an update that would delete more than this share of a source."""
-
-    max_deleted_share: float = Field(default=0.3, ge=0, le=1)
-    min_documents: int = Field(default=20, ge=0)  # smaller sources are not guarded
-    window_seconds: float = Field(default=3_600.0, ge=0)  # deletions of that time count together: many small ones, too
 
 
 class LimitsConfig(Section):

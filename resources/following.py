@@ -16,12 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipelines.errors import LockstepError, SourceError
+from pipelines.project import Project
 from pipelines.sources.base import Lag, Stream
 from pipelines.sources.registry import open_stream
 from pipelines.sources.section import SourceSection
-from pipelines.update import progress
-from pipelines.update.follow import PumpReport, pump
-from pipelines.update.project import Project
+from pipelines.update.looking import progress
+from pipelines.update.looking.follow import PumpReport, pump
 
 _LEASE_SECONDS = 60.0  # nobody asked for that long: the sensor was switched off
 _PUMP_SECONDS = 2.0  # how long one receive waits, and so how long an end takes

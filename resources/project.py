@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr
 
 from pipelines.errors import LockstepError
 from pipelines.home import Home
-from pipelines.update.project import Project
+from pipelines.project import Project
 from resources.aws import aws_client
 from resources.observer import current_observer
 from resources.step import Retries, Step, StepContext, failure_of, library_step

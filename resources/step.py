@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 import dagster as dg
 
 from pipelines.errors import DocumentError, LockstepError, ManifestMoved, MassDeletionRefused, WriterBusy
-from pipelines.update.project import Project
+from pipelines.project import Project
 from resources.observer import RunObserver, current_observer
 
 StepContext = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext

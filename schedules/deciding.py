@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pipelines.update.pending import SourcePending
+from pipelines.update.applying.pending import SourcePending
 from resources.following import Told
 
 _FIRST_WAIT_SECONDS = 5.0

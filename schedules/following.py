@@ -11,7 +11,7 @@ import dagster as dg
 
 from jobs.updates import incremental_update
 from pipelines.sources.registry import KINDS, Kind
-from pipelines.update.pending import pending
+from pipelines.update.applying.pending import pending
 from resources.following import Told, followers
 from resources.project import LockstepProject
 from schedules.deciding import describe_told

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from jobs.observation import SOURCE_TAG, look_config, observe_source
-from pipelines.update.letters import replay_due
-from pipelines.update.observe import Mode, due
+from pipelines.update.looking.letters import replay_due
+from pipelines.update.looking.observe import Mode, due
 from resources.project import LockstepProject
 from resources.waiting import first_good
 from schedules.requesting import patience, unfinished

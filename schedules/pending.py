@@ -9,10 +9,10 @@ from assets.freshness import standing_checks
 from assets.queue import queue_observation
 from jobs.updates import incremental_update
 from pipelines.lake.events import TABLE as EVENTS
-from pipelines.update.approvals import requests
-from pipelines.update.freshness import freshness
-from pipelines.update.pending import SourcePending, pending
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.update.applying.approvals import requests
+from pipelines.update.applying.pending import SourcePending, pending
+from pipelines.update.upkeep.freshness import freshness
 from resources.project import LockstepProject
 from resources.waiting import first_good
 from schedules.deciding import Decision

@@ -13,8 +13,8 @@ import dagster as dg
 
 from jobs.updates import incremental_update, nightly_rebuild
 from pipelines.lake.events import TABLE as EVENTS
-from pipelines.update.pending import SourcePending
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.update.applying.pending import SourcePending
 from schedules.deciding import Decision, Updates, decide_update, steady_dice
 
 ONLY_WHAT_IS_DURABLE = {

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from pipelines.home import Home
-from pipelines.update import candidate, changes, gates, manifest, promotion, stages
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.update.applying import changes, manifest, parse
+from pipelines.update.deriving import chunks, embeddings
 from pipelines.update.reports import (
     CandidateReport,
     ChangesReport,
@@ -21,6 +22,7 @@ from pipelines.update.reports import (
     ParseReport,
     PromotionReport,
 )
+from pipelines.update.snapshot import candidate, gates, promotion
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,13 @@ def update(
             project, run_id=run_id, approve_deletions=approve_deletions, thorough=full, scan=scan
         )
         before("parse")
-        parsed = stages.parse_documents(project, run_id=run_id)
+        parsed = parse.parse_documents(project, run_id=run_id)
         before("manifest")
         merged = manifest.merge_manifest(project, run_id=run_id)
         before("chunks")
-        chunked = stages.chunk_documents(project, run_id=run_id)
+        chunked = chunks.chunk_documents(project, run_id=run_id)
         before("encode")
-        encoded = stages.encode_chunks(project, run_id=run_id)
+        encoded = embeddings.encode_chunks(project, run_id=run_id)
         before("candidate")
         built = candidate.build_candidate(project, run_id=run_id, full=full)
         before("gates")

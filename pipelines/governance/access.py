@@ -6,7 +6,6 @@ rule covers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,39 +19,14 @@ import pyarrow.compute as pc
 from pipelines import identity
 from pipelines.errors import AccessError, LakeError
 from pipelines.lake.schemas import ACL_SETS
-from pipelines.sources.globs import PatternList
+from pipelines.principals import Principals, access_set
+from pipelines.sources.addresses.globs import PatternList
 from pipelines.sources.section import AccessRule, SourceSection
-
-Principals = tuple[str, ...]
-"""One access set: sorted, without duplicates."""
 
 UNCOVERED: Principals = ("role:admin",)
 """The readers of a document that no rule covers."""
 
-_PRINCIPAL = re.compile(r"(user|group|role):[^\s,]+")
 _CHUNK_ROWS = 65_536  # uris that are Python strings at one time
-
-
-def parse_principal(text: str) -> str:
-    """The principal itself: `user:NAME`, `group:NAME` or `role:NAME`, compared letter by letter.
-
-    Raises:
-        AccessError: it is of another kind, or the name is empty or holds white space or a comma.
-    """
-    if not _PRINCIPAL.fullmatch(text):
-        raise AccessError(
-            f"{text!r} is no principal; write user:NAME, group:NAME or role:NAME, the name without spaces and commas"
-        )
-    return text
-
-
-def access_set(principals: Iterable[str]) -> Principals:
-    """The principals of one access set, checked.
-
-    Raises:
-        AccessError: one of them is malformed.
-    """
-    return tuple(sorted({parse_principal(principal) for principal in principals}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What could not be processed, per document and stage, until it is resolved or discarded.
 
-When a letter is tried again by itself is decided here; how it is tried again belongs to `pipelines.update.letters`.
+When a letter is tried again by itself is decided here; how it is tried again belongs to
+`pipelines.update.looking.letters`.
 """
 
 from __future__ import annotations

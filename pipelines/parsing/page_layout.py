@@ -9,7 +9,7 @@ from statistics import median
 
 from pipelines.parsing import page_tables
 from pipelines.parsing.elements import Element
-from pipelines.parsing.formats.text import BULLET, NUMBER
+from pipelines.parsing.list_marks import BULLET, NUMBER
 from pipelines.parsing.normalise import hyphenated_words, join_lines, one_line
 from pipelines.parsing.page_lines import Line
 

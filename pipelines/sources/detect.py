@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import GuardConfig
 from pipelines.errors import MassDeletionRefused
 from pipelines.lake.schemas import DOCUMENTS
+from pipelines.sources.addresses.uris import below
 from pipelines.sources.base import ITEMS, Listing
-from pipelines.sources.uris import below
+from pipelines.sources.section import GuardConfig
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.sources.addresses.uris import below
 from pipelines.sources.base import Hint, Listing
-from pipelines.sources.uris import below
 
 
 def hinted_part(listing: Listing, hints: Sequence[Hint]) -> Listing:

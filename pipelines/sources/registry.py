@@ -10,13 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.sources.database import Database, DatabaseSource
-from pipelines.sources.filesystem import FilesystemSource, Folder
-from pipelines.sources.kafka import KafkaSource, open_kafka, open_kafka_stream
-from pipelines.sources.records import RecordFile, RecordsSource
-from pipelines.sources.s3 import S3Source, open_bucket, open_notifications
+from pipelines.sources.database.section import DatabaseSource
+from pipelines.sources.database.source import Database
+from pipelines.sources.filesystem.folder import Folder
+from pipelines.sources.filesystem.section import FilesystemSource
+from pipelines.sources.kafka.section import KafkaSource
+from pipelines.sources.kafka.source import open_kafka, open_kafka_stream
+from pipelines.sources.records.source import RecordFile, RecordsSource
+from pipelines.sources.s3.bucket import open_bucket, open_notifications
+from pipelines.sources.s3.section import S3Source
 from pipelines.sources.section import SourceSection
-from pipelines.sources.webhook import WebhookSource, open_inbox, open_webhook
+from pipelines.sources.webhook.source import WebhookSource, open_inbox, open_webhook
 
 if TYPE_CHECKING:
     from pipelines.sources.base import Source, Stream
@@ -29,7 +33,7 @@ def _no_stream(section: Any, around: Surroundings) -> Stream | None:
 
 
 def _watch(section: FilesystemSource, around: Surroundings) -> Stream | None:
-    from pipelines.sources.watching import open_watch
+    from pipelines.sources.filesystem.watching import open_watch
 
     del around
     return open_watch(section)

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from pipelines.errors import ConfigError
-from pipelines.sources.globs import check_pattern
+from pipelines.sources.addresses.globs import check_pattern
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Principal = Annotated[str, StringConstraints(pattern=r"^(user|group|role):[^\s,]+$")]
@@ -67,6 +67,14 @@ class StreamsConfig(Section):
     batch_events: int = Field(default=1_000, ge=1)  # made durable in one commit
     max_events_per_update: int = Field(default=20_000, ge=1)  # applied by one update; the next one goes on
     max_event_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # a larger one becomes a dead letter
+
+
+class GuardConfig(Section):
+    """Refuses an update that would delete more than this share of a source."""
+
+    max_deleted_share: float = Field(default=0.3, ge=0, le=1)
+    min_documents: int = Field(default=20, ge=0)  # smaller sources are not guarded
+    window_seconds: float = Field(default=3_600.0, ge=0)  # deletions of that time count together: many small ones, too
 
 
 def secret(section: SourceSection, variable: str) -> str:

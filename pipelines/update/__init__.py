@@ -1,1 +1,1 @@
-"""One update, step by step: each module is a step, each function reads the tables, does its part, and reports."""
+"""One update, room by room: looking, applying, deriving, snapshot; and what is told and kept of it."""

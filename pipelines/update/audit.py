@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipelines.governance.audit import GENESIS, entry
 from pipelines.lake.lock import waiting_lock
 from pipelines.lake.schemas import AUDIT_LOG
-from pipelines.update.project import Project
+from pipelines.project import Project
 
 TABLE = "audit_log"
 

@@ -22,14 +22,15 @@ from pipelines.lake.events import Event, EventLog
 from pipelines.lake.schemas import CHUNKS, ELEMENTS
 from pipelines.lake.tables import Lake
 from pipelines.parsing.stage import parse_stage
+from pipelines.project import Project
 from pipelines.sources.registry import open_source
 from pipelines.sources.section import SourceSection
-from pipelines.update import progress, stages
-from pipelines.update.apply import apply_found
-from pipelines.update.contact import Beat, side_by_side
-from pipelines.update.known import known_documents
-from pipelines.update.looking import Look
-from pipelines.update.project import Project
+from pipelines.update.applying.found import apply_found
+from pipelines.update.deriving import chunks
+from pipelines.update.looking import progress
+from pipelines.update.looking.contact import Beat, side_by_side
+from pipelines.update.looking.known import known_documents
+from pipelines.update.looking.look import Look
 from pipelines.update.reports import PlanReport, SourceOutcome
 
 _EXACT_DOCUMENTS = 2_000  # of more new contents than this only so many are parsed; the rest is extrapolated
@@ -160,7 +161,7 @@ class _Cost:
         self._keyed = project.recipe.keyed(wanted)
         elements = self._parse()
         chunks = self._chunk(elements)
-        have = stages.chunks_wanted(project, wanted).select(["text_hash", "tokens"])
+        have = chunks.chunks_wanted(project, wanted).select(["text_hash", "tokens"])
         texts = pa.concat_tables([have, chunks.select(["text_hash", "tokens"])], promote_options="default")
         texts = texts.append_column("model_fp", pa.array([project.recipe.model_fp] * len(texts), pa.string()))
         lacking = missing(project.lake, "embeddings", texts, ["text_hash", "model_fp"])
@@ -184,7 +185,7 @@ class _Cost:
         """Chunks that the tables do not have, of contents parsed just now or before."""
         config = self._project.config
         parsed = fresh.filter(pc.equal(fresh["status"], "parsed"))
-        with_text = stages.with_text(self._project, self._keyed, also=parsed)
+        with_text = chunks.with_text(self._project, self._keyed, also=parsed)
         todo = missing(self._project.lake, "chunks", with_text, ["content_hash", "recipe_fp"])
         if not len(todo):
             return CHUNKS.empty_table()
@@ -192,8 +193,8 @@ class _Cost:
         return pa.Table.from_batches(stage(self._inputs(todo, parsed)), schema=CHUNKS)
 
     def _inputs(self, todo: pa.Table, parsed: pa.Table) -> Iterator[pa.RecordBatch]:
-        yield from stages.elements_of(todo, parsed.to_batches(max_chunksize=256))
-        yield from stages.elements_of(todo, stages.stored_elements(self._project, todo))
+        yield from chunks.elements_of(todo, parsed.to_batches(max_chunksize=256))
+        yield from chunks.elements_of(todo, chunks.stored_elements(self._project, todo))
 
     def _can_read(self, key: str) -> bool:
         return key in self._contents or self._project.blobs.exists(key)

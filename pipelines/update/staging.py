@@ -17,6 +17,9 @@ import pyarrow as pa
 from pipelines.errors import LakeError, ManifestMoved
 from pipelines.lake.schemas import TIMESTAMP
 
+CANDIDATE = "candidate"
+"""The note that says which documents the candidate's build touched, for the gates."""
+
 STAGED = pa.schema(
     [
         pa.field("action", pa.string(), nullable=False),  # content | attributes | delete

@@ -26,8 +26,8 @@ def prepare() -> None:
     import sentence_transformers  # noqa: F401
     import torch  # noqa: F401
 
-    import pipelines.query
-    import pipelines.update.rollback  # noqa: F401
+    import pipelines.retrieval.asker
+    import pipelines.update.snapshot.rollback  # noqa: F401
     import tests.updating  # noqa: F401
     from pipelines.definitions import defs
     from pipelines.parsing.parser import load
@@ -123,7 +123,7 @@ def command(
     import subprocess
     import sys
 
-    from pipelines.cli import main
+    from pipelines.cli.main import main
 
     for number, kind in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{output}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -167,7 +167,7 @@ def update(config: str, home: str, *, full: bool = False) -> dict[str, Any]:
 
 def rollback(config: str, home: str, *, snapshot_id: str | None = None) -> dict[str, Any]:
     """Back to an earlier snapshot."""
-    from pipelines.update.rollback import rollback as run
+    from pipelines.update.snapshot.rollback import rollback as run
 
     project = _project(config, home)
     with project.writer("run", "rollback"):
@@ -178,7 +178,7 @@ def rollback(config: str, home: str, *, snapshot_id: str | None = None) -> dict[
 def clean_digest(config: str, home: str) -> str:
     """Of a full build in a fresh home, with an index in memory."""
     from pipelines.config import load_config
-    from pipelines.update.project import Project
+    from pipelines.project import Project
     from tests.fakes.index import FakeIndex
     from tests.updating import update as run
 
@@ -189,7 +189,7 @@ def clean_digest(config: str, home: str) -> str:
 def visible(config: str, home: str) -> list[str] | None:
     """Everything that a query can find, as sorted "uri: text" lines; None when nothing is live."""
     from pipelines.errors import SnapshotNotFound
-    from pipelines.query import Asker
+    from pipelines.retrieval.asker import Asker
 
     try:
         answer = Asker(_project(config, home)).ask(["anything"], EVERYBODY, k=1000, mode="dense")
@@ -204,7 +204,7 @@ def verified(config: str, home: str) -> dict[str, Any]:
     """What `lockstep verify` finds."""
     from dataclasses import asdict
 
-    from pipelines.update.verify import verify
+    from pipelines.update.snapshot.verify import verify
 
     return asdict(verify(_project(config, home)))
 
@@ -233,7 +233,7 @@ def damage_a_row(config: str, home: str, *, uri: str) -> str:
 
     from pipelines.index.slots import idle_slot
     from pipelines.lake import manifest, snapshots
-    from pipelines.update.rows import ExpectedRows
+    from pipelines.update.snapshot.rows import ExpectedRows
 
     project = _project(config, home)
     index = project.index()
@@ -249,7 +249,7 @@ def damage_a_row(config: str, home: str, *, uri: str) -> str:
 def put_slots_back(config: str, home: str, saved: dict[str, Any]) -> None:
     """Make the index what it was when `slots` looked, from the tables."""
     from pipelines.lake import manifest
-    from pipelines.update.rows import ExpectedRows
+    from pipelines.update.snapshot.rows import ExpectedRows
 
     project = _project(config, home)
     index = project.index()
@@ -271,7 +271,7 @@ def put_slots_back(config: str, home: str, saved: dict[str, Any]) -> None:
 
 def _project(config: str, home: str) -> Any:
     from pipelines.config import load_config
-    from pipelines.update.project import Project
+    from pipelines.project import Project
 
     return Project(load_config(Path(config)), Home(Path(home)))
 

@@ -188,7 +188,8 @@ class AllPoints(Points):
 
     def _patch_files(self) -> None:
         super()._patch_files()
-        from pipelines.update import approvals, progress
+        from pipelines.update.applying import approvals
+        from pipelines.update.looking import progress
 
         change, write, settle = progress.change, approvals._write, approvals.settle
         self_ = self

@@ -86,8 +86,8 @@ def follow(config: str, home: str, *, changed: bool) -> None:
 
     What is announced again after a kill is what nobody had acknowledged: the log knows it by its identity.
     """
-    from pipelines.update import approvals
-    from pipelines.update.observe import observe
+    from pipelines.update.applying import approvals
+    from pipelines.update.looking.observe import observe
     from tests.updating import update
 
     project = opened(config, home)
@@ -154,7 +154,7 @@ def opened(config: str, home: str) -> Any:
     import os
 
     from pipelines.config import load_config
-    from pipelines.update.project import Project
+    from pipelines.project import Project
     from tests.fakes.file_index import FileIndex
     from tests.integration._actions import parse_here
 
@@ -169,9 +169,9 @@ def found(config: str, home: str) -> dict[str, Any]:
     from collections import Counter
 
     from pipelines.lake.dead_letters import open_letters
-    from pipelines.update.approvals import requests
-    from pipelines.update.pending import pending
-    from pipelines.update.verify import verify
+    from pipelines.update.applying.approvals import requests
+    from pipelines.update.applying.pending import pending
+    from pipelines.update.snapshot.verify import verify
 
     project = opened(config, home)
     lake = project.lake

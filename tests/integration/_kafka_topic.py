@@ -6,7 +6,7 @@ import time
 import uuid
 
 from pipelines.home import Home
-from pipelines.sources.kafka import KafkaSource
+from pipelines.sources.kafka.section import KafkaSource
 from pipelines.sources.registry import open_source, open_stream
 from pipelines.sources.surroundings import Surroundings
 from tests.source_contract import uris

@@ -15,8 +15,8 @@ def run(config: str, home: str, index: str, at: str | None) -> list[str]:
     from pipelines.config import load_config
     from pipelines.home import Home
     from pipelines.lake import blobs
-    from pipelines.update.maintenance import maintain
-    from pipelines.update.project import Project
+    from pipelines.project import Project
+    from pipelines.update.upkeep.maintenance import maintain
 
     blobs._UNTOUCHED_SECONDS = -1.0
     passed = _watch(at)

@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 
 from pipelines.lake.events import ANNOUNCED, EventLog
 from pipelines.sources import detect
-from pipelines.update import apply, manifest, observe
+from pipelines.update.applying import found as apply
+from pipelines.update.applying import manifest
+from pipelines.update.looking import observe
 
 
 def _skips_a_hint(stack: ExitStack) -> None:

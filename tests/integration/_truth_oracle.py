@@ -17,8 +17,8 @@ from pipelines.lake.schemas import ELEMENTS
 from pipelines.parsing.failures import ParseFailure
 from pipelines.parsing.media_types import detect_media_type
 from pipelines.parsing.parser import parse
-from pipelines.update.recipe import Recipe
-from pipelines.update.rows import HEADING_SEPARATOR, page_span
+from pipelines.recipe import Recipe
+from pipelines.update.snapshot.rows import HEADING_SEPARATOR, page_span
 
 Readers = tuple[str, ...]
 """Sorted principals."""

@@ -53,7 +53,9 @@ def trapped(trap: Trap) -> Iterator[None]:
     """Every write of the library goes by the trap while the block runs."""
     from pipelines.lake.blobs import BlobStore
     from pipelines.lake.tables import Lake
-    from pipelines.update import approvals, progress, staging
+    from pipelines.update import staging
+    from pipelines.update.applying import approvals
+    from pipelines.update.looking import progress
     from tests.fakes.index import FakeIndex
     from tests.integration._truth_lake import MixedLake
 

@@ -22,17 +22,18 @@ from pipelines.errors import MassDeletionRefused, SnapshotNotFound, SourceError
 from pipelines.home import Home
 from pipelines.identity import acl_id, digest
 from pipelines.lake.events import Event
-from pipelines.sources.announcements import AnnouncedSection
+from pipelines.project import Project
+from pipelines.sources.announced.announcements import AnnouncedSection
+from pipelines.sources.announced.event_source import EventSource
 from pipelines.sources.base import Listing
-from pipelines.sources.event_source import EventSource
-from pipelines.sources.filesystem import Folder
+from pipelines.sources.filesystem.folder import Folder
 from pipelines.sources.registry import KINDS, Kind
 from pipelines.sources.section import AccessRule
-from pipelines.update import approvals, observe, progress
-from pipelines.update.looking import Look
-from pipelines.update.pending import pending
-from pipelines.update.project import Project
-from pipelines.update.rollback import rollback
+from pipelines.update.applying import approvals
+from pipelines.update.applying.pending import pending
+from pipelines.update.looking import observe, progress
+from pipelines.update.looking.look import Look
+from pipelines.update.snapshot.rollback import rollback
 from tests.fakes.index import FakeIndex
 from tests.integration._actions import parse_here
 from tests.integration._truth_lake import Memory, MixedLake, reading_each_version_once
@@ -508,11 +509,12 @@ def bench_in(folder: Path, model: Path) -> Iterator[tuple[Bench, Trap]]:
     trap = Trap()
     with ExitStack() as stack:
         from pipelines.parsing import stage as parsing
-        from pipelines.update import stages
 
         stack.enter_context(patch.object(parsing, "Pool", parsing.Pool))
         parse_here()
-        stack.enter_context(patch.object(stages, "encode_stage", _vectors))
+        from pipelines.update.deriving import embeddings
+
+        stack.enter_context(patch.object(embeddings, "encode_stage", _vectors))
         plain = KINDS["filesystem"]
 
         def scan(path: bytes) -> Any:

@@ -11,8 +11,8 @@ import pytest
 
 from pipelines.embedding.encoder import load_encoder
 from pipelines.index.server import stop_server
-from pipelines.query import Asker
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.retrieval.asker import Asker
 from tests.updating import open_project, update
 
 pytestmark = pytest.mark.integration

@@ -12,8 +12,8 @@ import pytest
 from benchmarks.following import Following, following, wait_for, wait_until_live
 from pipelines.home import Home
 from pipelines.index.server import stop_server
-from pipelines.query import Asker
-from pipelines.update.verify import verify
+from pipelines.retrieval.asker import Asker
+from pipelines.update.snapshot.verify import verify
 from resources.run_launcher import PROCESS_TAG
 
 pytestmark = pytest.mark.integration

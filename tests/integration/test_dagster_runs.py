@@ -20,8 +20,6 @@ from pipelines.definitions import defs
 from pipelines.errors import GateFailed, IndexUnavailable, LakeError, LockstepError, MassDeletionRefused, WriterBusy
 from pipelines.home import Home
 from pipelines.lake.lock import writer_lock
-from pipelines.update import rollback as rollback_module
-from pipelines.update.gates import GATES
 from pipelines.update.reports import (
     CandidateReport,
     ChangesReport,
@@ -35,6 +33,8 @@ from pipelines.update.reports import (
     SourceOutcome,
     VerifyReport,
 )
+from pipelines.update.snapshot import rollback as rollback_module
+from pipelines.update.snapshot.gates import GATES
 from resources.instance import open_instance
 
 pytestmark = pytest.mark.integration

@@ -15,9 +15,9 @@ from pipelines.definitions import defs
 from pipelines.home import Home
 from pipelines.index.server import stop_server
 from pipelines.lake import snapshots
-from pipelines.update.gates import GATES
-from pipelines.update.project import Project
+from pipelines.project import Project
 from pipelines.update.reports import GateResult
+from pipelines.update.snapshot.gates import GATES
 from resources.instance import open_instance
 
 pytestmark = pytest.mark.integration

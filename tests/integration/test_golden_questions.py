@@ -12,8 +12,8 @@ import pytest
 from pipelines.config import load_config
 from pipelines.home import Home
 from pipelines.index.server import stop_server
-from pipelines.query import Asker
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.retrieval.asker import Asker
 from tests.updating import update
 
 pytestmark = pytest.mark.integration

@@ -14,11 +14,11 @@ from pipelines.config import load_config
 from pipelines.home import Home
 from pipelines.lake import blobs, snapshots
 from pipelines.lake.events import Event
-from pipelines.update import progress
-from pipelines.update.maintenance import maintain
-from pipelines.update.project import Project
-from pipelines.update.rollback import rollback
-from pipelines.update.verify import verify
+from pipelines.project import Project
+from pipelines.update.looking import progress
+from pipelines.update.snapshot.rollback import rollback
+from pipelines.update.snapshot.verify import verify
+from pipelines.update.upkeep.maintenance import maintain
 from tests.fakes.index import FakeIndex
 from tests.integration._actions import _ParsingHere
 from tests.integration._forkserver import ForkServer

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 _COMMANDS = """
 import sys
-from pipelines.cli import main
+from pipelines.cli.main import main
 config = ["--config", sys.argv[1]]
 for arguments in (["update"], ["query", "leave", "--as", "group:staff"], ["verify"], ["status"], ["stop"]):
     main([*arguments, *config], standalone_mode=False)

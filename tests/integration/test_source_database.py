@@ -7,9 +7,10 @@ import pytest
 import sqlalchemy as sa
 
 from pipelines.errors import SourceError, SourceForbidden
+from pipelines.sources.addresses.uris import decode_uri
 from pipelines.sources.base import Fetched, FetchFailure, Hint
-from pipelines.sources.database import Database, DatabaseColumns, DatabaseSource
-from pipelines.sources.uris import decode_uri
+from pipelines.sources.database.section import DatabaseColumns, DatabaseSource
+from pipelines.sources.database.source import Database
 from tests.integration.servers.postgres import PASSWORD, Postgres, postgres
 from tests.source_contract import Harness, SourceContract, fetched, rows, uris
 
@@ -267,7 +268,7 @@ def test_a_row_written_a_moment_ago_has_no_etag_until_its_time_can_be_believed(h
 
 
 def test_a_connection_that_breaks_in_the_middle_of_a_listing_is_an_error(harness, monkeypatch):
-    monkeypatch.setattr("pipelines.sources.database._LIST_ROWS", 10)
+    monkeypatch.setattr("pipelines.sources.database.source._LIST_ROWS", 10)
     harness.run(
         f'INSERT INTO "{harness.schema}"."Articles" (path, body, "changed at") '
         "SELECT 'doc' || n, 'text', timestamptz '2026-01-02' FROM generate_series(1, 5000) n"

@@ -7,8 +7,8 @@ import pytest
 
 from pipelines.errors import SourceError, SourceForbidden
 from pipelines.home import Home
-from pipelines.sources.announcements import change_event_schema
-from pipelines.sources.kafka import KafkaSource
+from pipelines.sources.announced.announcements import change_event_schema
+from pipelines.sources.kafka.section import KafkaSource
 from pipelines.sources.registry import open_source, open_stream
 from pipelines.sources.surroundings import Surroundings
 from tests.integration._kafka_topic import PATIENCE_SECONDS, Topic, announced, assert_right

@@ -18,7 +18,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pipelines.home import Home
-from pipelines.sources.kafka import KafkaSource
+from pipelines.sources.kafka.section import KafkaSource
 from pipelines.sources.registry import open_stream
 from pipelines.sources.surroundings import Surroundings
 section = KafkaSource.model_validate_json(sys.argv[1])

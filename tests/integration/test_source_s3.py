@@ -10,10 +10,11 @@ from urllib.parse import quote_plus
 import pytest
 
 from pipelines.errors import SourceError, SourceForbidden
+from pipelines.sources.addresses.uris import decode_uri
 from pipelines.sources.base import Fetched, FetchFailure, Hint
-from pipelines.sources.s3 import Bucket, S3Source
-from pipelines.sources.s3_notifications import Notifications
-from pipelines.sources.uris import decode_uri
+from pipelines.sources.s3.bucket import Bucket
+from pipelines.sources.s3.notifications import Notifications
+from pipelines.sources.s3.section import S3Source
 from resources.aws import aws_client
 from tests.integration.servers import s3_gateway as gateways
 from tests.integration.servers.s3_gateway import Gateway, s3_gateway
@@ -237,7 +238,7 @@ class CutOff:
 def test_a_listing_that_breaks_off_half_way_is_an_error(harness, monkeypatch):
     for number in range(5):
         harness.put(f"{number}.md", b"text")
-    monkeypatch.setattr("pipelines.sources.s3.PAGE_KEYS", 2)
+    monkeypatch.setattr("pipelines.sources.s3.bucket.PAGE_KEYS", 2)
     proxy = CutOff(harness.gateway.port, answers=2)
     try:
         section = harness.section.model_copy(update={"endpoint_url": proxy.url})

@@ -12,8 +12,9 @@ import pytest
 
 from pipelines.errors import SourceError
 from pipelines.sources.base import Hint
-from pipelines.sources.filesystem import FilesystemSource, Folder
-from pipelines.sources.watching import FolderWatch, open_watch
+from pipelines.sources.filesystem.folder import Folder
+from pipelines.sources.filesystem.section import FilesystemSource
+from pipelines.sources.filesystem.watching import FolderWatch, open_watch
 from tests.source_contract import SourceContract, announces, received, uris
 from tests.unit.test_sources_filesystem_contract import FolderHarness
 
@@ -259,8 +260,8 @@ _FOLLOW = """
 import json, sys
 from pathlib import Path
 from pipelines.errors import SourceError
-from pipelines.sources.filesystem import FilesystemSource
-from pipelines.sources.watching import FolderWatch
+from pipelines.sources.filesystem.section import FilesystemSource
+from pipelines.sources.filesystem.watching import FolderWatch
 
 def say(**what):
     print(json.dumps(what), flush=True)

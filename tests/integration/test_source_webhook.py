@@ -16,12 +16,12 @@ import pytest
 
 from pipelines.config import load_config
 from pipelines.home import Home
-from pipelines.receiver import signature
-from pipelines.sources.inbox import Inbox
+from pipelines.project import Project
+from pipelines.service.receiver import signature
 from pipelines.sources.registry import open_stream
 from pipelines.sources.surroundings import Surroundings
-from pipelines.update.follow import pump
-from pipelines.update.project import Project
+from pipelines.sources.webhook.inbox import Inbox
+from pipelines.update.looking.follow import pump
 
 pytestmark = pytest.mark.integration
 

@@ -15,12 +15,12 @@ from pipelines.errors import GateFailed, MassDeletionRefused, SnapshotNotFound, 
 from pipelines.home import Home
 from pipelines.index.server import stop_server
 from pipelines.lake import dead_letters, snapshots
-from pipelines.query import Asker
+from pipelines.project import Project
+from pipelines.retrieval.asker import Asker
 from pipelines.update.plan import plan
-from pipelines.update.project import Project
-from pipelines.update.rollback import rollback
-from pipelines.update.status import status
-from pipelines.update.verify import verify
+from pipelines.update.snapshot.rollback import rollback
+from pipelines.update.snapshot.verify import verify
+from pipelines.update.upkeep.status import status
 from tests.updating import open_project, update
 
 pytestmark = pytest.mark.integration

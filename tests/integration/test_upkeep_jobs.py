@@ -18,9 +18,9 @@ from pipelines.home import Home
 from pipelines.index.server import stop_server
 from pipelines.lake import snapshots
 from pipelines.lake.tables import Lake
-from pipelines.query import Asker
-from pipelines.update.project import Project
-from pipelines.update.verify import verify
+from pipelines.project import Project
+from pipelines.retrieval.asker import Asker
+from pipelines.update.snapshot.verify import verify
 from resources.instance import open_instance
 from tests.updating import open_project, update
 

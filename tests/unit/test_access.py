@@ -5,16 +5,11 @@ import pyarrow as pa
 import pytest
 
 from pipelines.errors import AccessError, LakeError
-from pipelines.governance.access import (
-    AclRegistry,
-    SourceLabels,
-    acl_ids_for,
-    parse_principal,
-    readers_for,
-)
+from pipelines.governance.access import AclRegistry, SourceLabels, acl_ids_for, readers_for
 from pipelines.identity import acl_id
 from pipelines.lake.schemas import ACL_SETS
-from pipelines.sources.filesystem import FilesystemSource
+from pipelines.principals import parse_principal
+from pipelines.sources.filesystem.section import FilesystemSource
 from pipelines.sources.section import AccessRule
 
 AT = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)

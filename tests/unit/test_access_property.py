@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pipelines.governance.access import AclRegistry, SourceLabels, acl_ids_for, readers_for
 from pipelines.lake.schemas import ACL_SETS
-from pipelines.sources.filesystem import FilesystemSource
+from pipelines.sources.addresses.uris import encode_uri
+from pipelines.sources.filesystem.section import FilesystemSource
 from pipelines.sources.section import AccessRule
-from pipelines.sources.uris import encode_uri
 
 AT = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)
 PRINCIPALS = ["user:ada", "user:bob", "group:hr", "group:staff", "group:*", "role:admin", "role:admin2"]

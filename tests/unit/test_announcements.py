@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.sources.announcements import AnnouncedSection, change_event_schema, decode
+from pipelines.sources.announced.announcements import AnnouncedSection, change_event_schema, decode
 from tests.schema_compatibility import breaks
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "change_events"

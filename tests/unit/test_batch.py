@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.batch import read_questions, trec_lines
+from pipelines.cli.batch import read_questions, trec_lines
 from pipelines.errors import ConfigError
 from pipelines.retrieval.search import Hit
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipelines.cli import main
+from pipelines.cli.main import main
 from pipelines.home import Home
 from pipelines.sources.base import Check
-from pipelines.sources.filesystem import FilesystemSource, Folder
+from pipelines.sources.filesystem.folder import Folder
+from pipelines.sources.filesystem.section import FilesystemSource
 from pipelines.sources.registry import KINDS, Kind
-from pipelines.update import progress
+from pipelines.update.looking import progress
 
 CONFIG = """
 index: demo

@@ -14,7 +14,7 @@ import yaml
 from assets.columns import KEYS, LINEAGE, SCHEMAS, describe
 from pipelines.definitions import build_definitions, defs
 from pipelines.lake.schemas import TABLES
-from pipelines.update.gates import GATES
+from pipelines.update.snapshot.gates import GATES
 from resources.project import LockstepWriter
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from pipelines.governance.access import AclRegistry, SourceLabels
 from pipelines.lake.schemas import ACL_SETS, TIMESTAMP
 from pipelines.sources.base import ITEMS, Listing, ListingBuilder, Problem, SourceItem
 from pipelines.sources.detect import LOOK, RELABELLED, Decision, decide
-from pipelines.sources.filesystem import FilesystemSource
+from pipelines.sources.filesystem.section import FilesystemSource
 from pipelines.sources.section import AccessRule
 
 OLD = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)

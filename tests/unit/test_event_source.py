@@ -9,9 +9,9 @@ import pytest
 
 from pipelines.home import Home
 from pipelines.lake.events import Event
-from pipelines.sources.announcements import AnnouncedSection, decode
+from pipelines.sources.announced.announcements import AnnouncedSection, decode
+from pipelines.sources.announced.event_source import EventSource
 from pipelines.sources.base import Check, Fetched, FetchFailure, Hint
-from pipelines.sources.event_source import EventSource
 from pipelines.sources.surroundings import Surroundings
 from tests.source_contract import Harness, SourceContract, fetched, rows, uris
 

@@ -7,8 +7,8 @@ from starlette.testclient import TestClient
 from pipelines.config import Config
 from pipelines.errors import ConfigError, LockstepError
 from pipelines.home import Home
-from pipelines.receiver import Receiver, signature
-from pipelines.sources.inbox import Inbox
+from pipelines.service.receiver import Receiver, signature
+from pipelines.sources.webhook.inbox import Inbox
 
 NOW = 1_800_000_000.0
 KEY, OLD_KEY, OTHER_KEY = b"the-new-key-of-the-hook", b"the-old-key-of-the-hook", b"somebody-elses-key"

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.errors import SnapshotNotFound
 from pipelines.lake.snapshots import Snapshot, find
-from pipelines.update.rollback import _target
+from pipelines.update.snapshot.rollback import _target
 from tests.fakes import snapshots
 
 

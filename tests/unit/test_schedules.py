@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from pipelines.sources.base import Lag
-from pipelines.update.pending import SourcePending
+from pipelines.update.applying.pending import SourcePending
 from resources.following import Told
 from schedules.deciding import (
     CONFIRMED_WITHIN,

@@ -10,9 +10,9 @@ import pytest
 
 from pipelines.lake import dead_letters
 from pipelines.lake.dead_letters import Failure
-from pipelines.update import progress
-from pipelines.update.observe import observe
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.update.looking import progress
+from pipelines.update.looking.observe import observe
 from resources.project import LockstepProject
 from schedules.listing import list_sources
 from tests.updating import open_project

@@ -14,11 +14,11 @@ import pytest
 from pipelines.errors import SourceError
 from pipelines.home import Home
 from pipelines.lake.events import Event
+from pipelines.project import Project
 from pipelines.sources import registry
 from pipelines.sources.base import Lag, Received
 from pipelines.sources.registry import KINDS
-from pipelines.update import progress
-from pipelines.update.project import Project
+from pipelines.update.looking import progress
 from resources import following
 from resources.following import Followers, Told
 

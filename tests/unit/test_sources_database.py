@@ -10,8 +10,9 @@ import pytest
 from pipelines.config import load_config
 from pipelines.errors import AccessError, ConfigError, SourceError
 from pipelines.sources.base import Fetched, FetchFailure, Hint
-from pipelines.sources.database import Database, DatabaseColumns, DatabaseSource
-from pipelines.sources.database_rows import BadRow, has_fraction, is_deleted, key_of, readers_of, stamp, uri_of
+from pipelines.sources.database.rows import BadRow, has_fraction, is_deleted, key_of, readers_of, stamp, uri_of
+from pipelines.sources.database.section import DatabaseColumns, DatabaseSource
+from pipelines.sources.database.source import Database
 
 LONG_AGO = "2026-01-02 03:04:05.5"
 
@@ -141,7 +142,7 @@ def test_a_row_that_may_still_change_within_its_second_is_told_again(file):
 
 
 def test_a_great_change_becomes_one_hint_on_everything(file, monkeypatch):
-    monkeypatch.setattr("pipelines.sources.database._MAX_HINTS", 3)
+    monkeypatch.setattr("pipelines.sources.database.source._MAX_HINTS", 3)
     file.add("a", "text", LONG_AGO, None, None)
     source = file.source()
     cursor = source.poll(None).cursor

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from pipelines.sources.database import Database, DatabaseColumns, DatabaseSource
-from pipelines.sources.uris import decode_uri
+from pipelines.sources.addresses.uris import decode_uri
+from pipelines.sources.database.section import DatabaseColumns, DatabaseSource
+from pipelines.sources.database.source import Database
 from tests.source_contract import Harness, SourceContract
 
 COLUMNS = DatabaseColumns(key="path", text="body", updated_at="changed_at", deleted="deleted_at")

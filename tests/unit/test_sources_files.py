@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.sources.base import Fetched, FetchFailure
-from pipelines.sources.files import FileReader
+from pipelines.sources.filesystem.files import FileReader
 
 AT = 1_700_000_000_123_456_789
 

@@ -10,7 +10,8 @@ import pytest
 from pipelines.errors import ConfigError, SourceError
 from pipelines.home import Home
 from pipelines.sources.base import Fetched
-from pipelines.sources.filesystem import FilesystemSource, Folder
+from pipelines.sources.filesystem.folder import Folder
+from pipelines.sources.filesystem.section import FilesystemSource
 from pipelines.sources.registry import open_source
 from pipelines.sources.surroundings import Surroundings
 

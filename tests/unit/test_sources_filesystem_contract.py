@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.sources.addresses.uris import decode_uri
 from pipelines.sources.base import Hint
-from pipelines.sources.filesystem import FilesystemSource, Folder
-from pipelines.sources.uris import decode_uri
+from pipelines.sources.filesystem.folder import Folder
+from pipelines.sources.filesystem.section import FilesystemSource
 from tests.source_contract import Harness, SourceContract, uris
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.sources.globs import PathFilter, PatternList, check_pattern
+from pipelines.sources.addresses.globs import PathFilter, PatternList, check_pattern
 
 
 def first(*patterns: str, uri: str) -> int:

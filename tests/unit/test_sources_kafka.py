@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.errors import ConfigError, RateLimited, SourceError, SourceForbidden
-from pipelines.sources.kafka import KafkaSource, group_of, settings
-from pipelines.sources.schema_registry import SchemaRegistry, UnknownSchema
+from pipelines.sources.kafka.client import settings
+from pipelines.sources.kafka.schema_registry import SchemaRegistry, UnknownSchema
+from pipelines.sources.kafka.section import KafkaSource, group_of
 
 BASE = {"name": "wiki", "kind": "kafka", "bootstrap_servers": "broker:9092", "topic": "wiki.changes"}
 SASL = {

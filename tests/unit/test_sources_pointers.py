@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from pipelines.errors import RateLimited
-from pipelines.sources.announcements import AnnouncedSection
+from pipelines.sources.announced.announcements import AnnouncedSection
+from pipelines.sources.announced.pointed import PointerReader, retry_after_seconds
+from pipelines.sources.announced.pointers import PointerRefused, allowed_url, normal_root
 from pipelines.sources.base import FetchFailure
-from pipelines.sources.pointed import PointerReader, retry_after_seconds
-from pipelines.sources.pointers import PointerRefused, allowed_url, normal_root
 
 ROOTS = ("https://files.example.org/docs/", "http://10.0.0.7:8080/open/", "s3://docs-bucket/in/", "file:///srv/docs/")
 

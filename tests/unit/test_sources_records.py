@@ -12,7 +12,7 @@ from pipelines.errors import ConfigError, SourceError
 from pipelines.home import Home
 from pipelines.identity import content_hash
 from pipelines.sources.base import RECORD_MEDIA_TYPE, Fetched, Listing
-from pipelines.sources.records import RecordFields, RecordFile, RecordsSource
+from pipelines.sources.records.source import RecordFields, RecordFile, RecordsSource
 from pipelines.sources.registry import open_source
 from pipelines.sources.surroundings import Surroundings
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.sources.addresses.uris import decode_uri
 from pipelines.sources.base import Hint
-from pipelines.sources.records import RecordFile, RecordsSource
-from pipelines.sources.uris import decode_uri
+from pipelines.sources.records.source import RecordFile, RecordsSource
 from tests.source_contract import Harness, SourceContract, uris
 
 

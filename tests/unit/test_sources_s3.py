@@ -8,8 +8,9 @@ from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConn
 from pipelines.config import load_config
 from pipelines.errors import ConfigError, RateLimited, SourceError, SourceForbidden
 from pipelines.sources.base import Fetched, FetchFailure, Hint
-from pipelines.sources.s3 import Bucket, S3Source
-from pipelines.sources.s3_quick import _take_contents
+from pipelines.sources.s3.bucket import Bucket
+from pipelines.sources.s3.quick import _take_contents
+from pipelines.sources.s3.section import S3Source
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 

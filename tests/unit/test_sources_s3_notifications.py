@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 import pytest
 
 from pipelines.errors import RateLimited, SourceError, SourceForbidden
-from pipelines.sources.s3 import S3Source
-from pipelines.sources.s3_notifications import Announced, Notifications, NotUnderstood, announced
+from pipelines.sources.s3.notifications import Announced, Notifications, NotUnderstood, announced
+from pipelines.sources.s3.section import S3Source
 
 URL = "https://sqs.eu-west-1.amazonaws.com/123/docs"
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

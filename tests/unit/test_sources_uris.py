@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.sources.uris import decode_uri, encode_uri, rule_text
+from pipelines.sources.addresses.uris import decode_uri, encode_uri, rule_text
 
 
 @given(st.binary(max_size=40))

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import SourceError
-from pipelines.sources import watching
-from pipelines.sources.filesystem import FilesystemSource
-from pipelines.sources.watching import FolderWatch, check_watch
+from pipelines.sources.filesystem import watching
+from pipelines.sources.filesystem.section import FilesystemSource
+from pipelines.sources.filesystem.watching import FolderWatch, check_watch
 
 PATIENCE_SECONDS = 20.0
 

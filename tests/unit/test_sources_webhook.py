@@ -9,10 +9,10 @@ import pytest
 
 from pipelines.errors import SourceError
 from pipelines.home import Home
-from pipelines.sources.inbox import Inbox, InboxFull, delivery_id
 from pipelines.sources.registry import open_source, open_stream
 from pipelines.sources.surroundings import Surroundings
-from pipelines.sources.webhook import InboxStream, WebhookSource
+from pipelines.sources.webhook.inbox import Inbox, InboxFull, delivery_id
+from pipelines.sources.webhook.source import InboxStream, WebhookSource
 from tests.source_contract import Harness, SourceContract
 
 
@@ -153,7 +153,7 @@ def test_a_call_that_cannot_be_understood_is_an_event_that_keeps_it(home, inbox,
 
 
 def test_bodies_in_memory_are_bounded_whatever_the_limit(home, inbox, monkeypatch):
-    monkeypatch.setattr("pipelines.sources.webhook._MOST_BYTES", 1_000)
+    monkeypatch.setattr("pipelines.sources.webhook.source._MOST_BYTES", 1_000)
     for number in range(5):
         put(inbox, upsert(f"{number}.md", 1, text="x" * 400))
     reader = stream(home)

@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from pipelines.errors import SourceError, SourceStalled
-from pipelines.update.contact import side_by_side
+from pipelines.update.looking.contact import side_by_side
 
 
 def fail(_beat):

@@ -10,10 +10,10 @@ from click.testing import CliRunner, Result
 
 from pipelines.errors import SnapshotNotFound
 from pipelines.identity import content_hash
-from pipelines.update import versions
-from pipelines.update.explain import explain
-from pipelines.update.maintenance import maintain
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.update.applying import versions
+from pipelines.update.history.explain import explain
+from pipelines.update.upkeep.maintenance import maintain
 from tests.fakes.index import FakeIndex
 from tests.integration._actions import _ParsingHere
 from tests.updating import open_project, update
@@ -119,7 +119,7 @@ def test_after_maintenance_wrote_a_table_anew_the_run_is_not_guessed(project: Pr
 
 
 def lockstep(project: Project, *arguments: str) -> Result:
-    from pipelines.cli import main
+    from pipelines.cli.main import main
 
     config = str(project.home.root.parent / "lockstep.yaml")
     environ = {"LOCKSTEP_HOME": str(project.home.root)}

@@ -17,10 +17,10 @@ from pipelines.lake import dead_letters
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.tables import Lake
 from pipelines.parsing.failures import ParseFailure
-from pipelines.update import letters, progress
-from pipelines.update.changes import detect_changes
-from pipelines.update.letters import discard, due_retries, replay, replay_due, select
-from pipelines.update.project import Project
+from pipelines.project import Project
+from pipelines.update.applying.changes import detect_changes
+from pipelines.update.looking import letters, progress
+from pipelines.update.looking.letters import discard, due_retries, replay, replay_due, select
 from tests.fakes.index import FakeIndex
 from tests.integration._actions import _ParsingHere
 from tests.updating import open_project, update
@@ -165,7 +165,7 @@ def announced_project(tmp_path: Path, tiny_model: Path) -> Project:
 def test_a_message_that_is_understood_now_becomes_an_event_and_its_letter_is_resolved(
     tmp_path: Path, tiny_model: Path, broken: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.sources import announcements
+    from pipelines.sources.announced import announcements
 
     del broken
     project = announced_project(tmp_path, tiny_model)
@@ -198,7 +198,7 @@ def test_a_message_that_is_understood_now_becomes_an_event_and_its_letter_is_res
 def test_a_message_that_nobody_understands_stays_a_letter(
     tmp_path: Path, tiny_model: Path, broken: dict[str, str]
 ) -> None:
-    from pipelines.sources.announcements import decode
+    from pipelines.sources.announced.announcements import decode
 
     del broken
     project = announced_project(tmp_path, tiny_model)

@@ -14,12 +14,13 @@ from pipelines.errors import ConfigError, LakeError, MassDeletionRefused, Source
 from pipelines.home import Home
 from pipelines.lake import disk
 from pipelines.lake.events import Event, EventLog
+from pipelines.project import Project
 from pipelines.sources.base import Lag, Received
-from pipelines.update import approvals, changes, manifest, progress, stages
-from pipelines.update.follow import pump
-from pipelines.update.observe import due, observe
-from pipelines.update.pending import pending
-from pipelines.update.project import Project
+from pipelines.update.applying import approvals, changes, manifest, parse
+from pipelines.update.applying.pending import pending
+from pipelines.update.looking import progress
+from pipelines.update.looking.follow import pump
+from pipelines.update.looking.observe import due, observe
 from tests.updating import open_project, write_config
 
 
@@ -36,7 +37,7 @@ def corpus(tmp_path: Path) -> Path:
 def apply(project: Project, **options) -> manifest.ManifestReport:
     """The steps of an update up to the manifest, without contact to a source."""
     changes.detect_changes(project, run_id="run", scan=False, **options)
-    stages.parse_documents(project, run_id="run")
+    parse.parse_documents(project, run_id="run")
     return manifest.merge_manifest(project, run_id="run")
 
 
@@ -160,7 +161,7 @@ def test_a_source_that_fails_does_not_keep_another_from_being_applied(tmp_path, 
     errors = {outcome.source: outcome.error for outcome in report.sources}
     assert errors["docs"] is None
     assert "nowhere" in str(errors["gone"])
-    stages.parse_documents(project, run_id="run")
+    parse.parse_documents(project, run_id="run")
     assert manifest.merge_manifest(project, run_id="run").added == 1
 
 

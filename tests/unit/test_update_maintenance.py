@@ -19,11 +19,13 @@ from pipelines.errors import IndexUnavailable, SnapshotNotFound
 from pipelines.identity import content_hash
 from pipelines.lake import blobs, snapshots
 from pipelines.lake.events import Event
-from pipelines.update import progress, versions
-from pipelines.update.maintenance import MaintenanceReport, maintain
-from pipelines.update.project import Project
-from pipelines.update.rollback import rollback
-from pipelines.update.verify import verify
+from pipelines.project import Project
+from pipelines.update.applying.versions import catch_up
+from pipelines.update.history import versions
+from pipelines.update.looking import progress
+from pipelines.update.snapshot.rollback import rollback
+from pipelines.update.snapshot.verify import verify
+from pipelines.update.upkeep.maintenance import MaintenanceReport, maintain
 from tests.fakes.index import FakeIndex
 from tests.integration._actions import _ParsingHere
 from tests.updating import Update, open_project, update
@@ -55,7 +57,7 @@ def write(project: Project, uri: str, text: str) -> None:
 def edited(project: Project, number: int, *, uri: str = "0.md") -> Update:
     write(project, uri, f"# Edited {number}\n\nThis is text number {number}.\n")
     done = update(project, f"run-{number}", approve_deletions=True)
-    versions.catch_up(project, run_id=f"run-{number}")
+    catch_up(project, run_id=f"run-{number}")
     return done
 
 
@@ -165,10 +167,10 @@ def test_a_slot_that_lags_behind_is_still_brought_up_by_difference(project: Proj
 
 
 def _merge_only(project: Project) -> None:
-    from pipelines.update import changes, manifest, stages
+    from pipelines.update.applying import changes, manifest, parse
 
     changes.detect_changes(project, run_id="only")
-    stages.parse_documents(project, run_id="only")
+    parse.parse_documents(project, run_id="only")
     manifest.merge_manifest(project, run_id="only")
 
 

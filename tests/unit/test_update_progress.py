@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.errors import RateLimited, SourceError
 from pipelines.home import Home
-from pipelines.update import progress
+from pipelines.update.looking import progress
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from pipelines.errors import LockstepError
 from pipelines.home import Home
 from pipelines.lake import manifest
-from pipelines.update.project import Project
-from pipelines.update.rollback import rollback
-from pipelines.update.versions import DocumentVersion, catch_up, history
+from pipelines.project import Project
+from pipelines.update.history.versions import DocumentVersion, catch_up, history
+from pipelines.update.snapshot.rollback import rollback
 from tests.fakes.index import FakeIndex
 from tests.integration._actions import _ParsingHere
 from tests.updating import open_project, update
@@ -97,7 +97,7 @@ def dies(_project: Project, *, run_id: str) -> int:
 def test_an_update_that_died_before_it_caught_up_is_made_good_by_the_next(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.update.versions.catch_up", dies)
+    monkeypatch.setattr("pipelines.update.applying.versions.catch_up", dies)
     update(project, "one")
     write(project, "a.md", "# A\n\nThe second text.\n")
     update(project, "two")
@@ -108,7 +108,7 @@ def test_an_update_that_died_before_it_caught_up_is_made_good_by_the_next(
 def test_a_feed_that_was_vacuumed_away_leaves_a_version_that_says_so(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.update.versions.catch_up", dies)
+    monkeypatch.setattr("pipelines.update.applying.versions.catch_up", dies)
     update(project, "one")
     write(project, "a.md", "# A\n\nThe second text.\n")
     update(project, "two")

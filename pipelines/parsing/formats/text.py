@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pipelines.parsing.decoding import decode
 from pipelines.parsing.elements import Element, Parsed
 from pipelines.parsing.limits import Limits
+from pipelines.parsing.list_marks import BULLET, NUMBER
 from pipelines.parsing.normalise import hyphenated_words, join_lines
 
 _BLANK = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
-BULLET = re.compile(r"^\s*(?:[•◦▪‣·●○■□–—*+-]|\uf0b7|\uf0a7)\s+(?=\S)")
-NUMBER = re.compile(r"^\s*\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)]\s+(?=\S)")
 _UNDERLINE = re.compile(r"^\s*([=\-~^*#])\1{2,}\s*$")
 _RULE = re.compile(r"^\W+$")
 _CHAPTER = re.compile(r"^(?:chapter|part|section|appendix|book|kapitel|teil)\s+[\dIVXLC]+\b.{0,80}$", re.I)

@@ -14,7 +14,7 @@ import olefile
 
 from pipelines.parsing.elements import Element
 from pipelines.parsing.failures import Damaged, Encrypted
-from pipelines.parsing.formats.text import BULLET, NUMBER
+from pipelines.parsing.list_marks import BULLET, NUMBER
 from pipelines.parsing.tables import table
 
 _WORD97 = 0x00C1

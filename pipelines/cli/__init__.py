@@ -1,0 +1,1 @@
+"""The command `lockstep`, one module a group of commands."""

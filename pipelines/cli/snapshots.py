@@ -1,0 +1,104 @@
+"""`lockstep verify`, `snapshots` and `rollback`: what the index holds, its history, and going back in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from pipelines.cli.console import columns, progress_bars
+from pipelines.cli.invocation import config_option, json_option, open_console, open_project
+
+
+@click.command()
+@config_option
+@json_option
+def verify(config_path: Path, as_json: bool) -> None:
+    """Read the live collection back and compare it with the tables."""
+    from pipelines.update.snapshot.verify import verify as read_back
+
+    console = open_console(as_json)
+    report = read_back(open_project(config_path))
+    told = {
+        "ok": report.ok,
+        "snapshot_id": report.snapshot_id,
+        "rows": report.rows,
+        "expected_rows": report.expected_rows,
+        "expected_digest": report.expected_digest,
+        "actual_digest": report.actual_digest,
+        "differing_documents": list(report.differing_documents),
+        "seconds": {"total": report.seconds},
+    }
+    verdict = "the index holds exactly what the tables say" if report.ok else "THE INDEX DIFFERS FROM THE TABLES"
+    console.result(
+        told,
+        [
+            f"{verdict}: snapshot {report.snapshot_id}, {report.rows} rows (expected {report.expected_rows})",
+            f"expected digest  {report.expected_digest}",
+            f"actual digest    {report.actual_digest}",
+            *(f"differs          {uri}" for uri in report.differing_documents),
+        ],
+    )
+    if not report.ok:
+        console.note("run `lockstep update --full` to build the index from the tables again")
+        click.get_current_context().exit(1)
+
+
+@click.command()
+@config_option
+@json_option
+def snapshots(config_path: Path, as_json: bool) -> None:
+    """List the history of the index, newest first, like git log."""
+    from pipelines.lake.snapshots import history
+
+    console = open_console(as_json)
+    project = open_project(config_path)
+    found = [
+        {
+            "snapshot_id": s.snapshot_id,
+            "status": s.status,
+            "kind": s.kind,
+            "documents": s.documents,
+            "rows": s.rows,
+            "digest": s.digest,
+            "manifest_version": s.manifest_version,
+            "parent": s.parent,
+            "collection": s.collection,
+            "run_id": s.run_id,
+            "created_at": s.created_at.isoformat(),
+        }
+        for s in reversed(history(project.lake, project.alias))
+    ]
+    shown = ("snapshot_id", "status", "kind", "documents", "rows", "created_at")
+    rows = [[*(str(s[name])[:19] for name in shown), str(s["digest"])[:16]] for s in found]
+    console.result({"snapshots": found}, columns(rows, [*shown, "digest"]) if rows else ["there is no snapshot yet"])
+
+
+@click.command()
+@click.argument("snapshot", required=False)
+@config_option
+@json_option
+def rollback(snapshot: str | None, config_path: Path, as_json: bool) -> None:
+    """Make an earlier snapshot live again: SNAPSHOT, or the one before the live one."""
+    from pipelines.identity import fingerprint
+    from pipelines.update.snapshot.rollback import rollback as go_back
+
+    console = open_console(as_json)
+    project = open_project(config_path)
+    run_id = "cli-" + fingerprint("rollback", {"pid": os.getpid(), "random": os.urandom(8)})[:12]
+    with project.writer(run_id, "rollback"), progress_bars() as bars:
+        report = go_back(project, snapshot, run_id=run_id, progress=bars.of("index"))
+    how = "built again from the tables" if report.rebuilt else "from its slot"
+    console.result(
+        {
+            "snapshot_id": report.snapshot_id,
+            "previous": report.previous,
+            "rebuilt": report.rebuilt,
+            "seconds": {"swap": report.swap_seconds, "total": report.seconds},
+        },
+        [
+            f"snapshot {report.snapshot_id} is live again ({how}); before it was {report.previous}",
+            f"the swap took {report.swap_seconds * 1000:.0f} ms; it stays until an update finds something new",
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Addresses of documents inside a source, and patterns that choose among them."""

@@ -1,0 +1,1 @@
+"""The kind `database`: rows of a table or view."""

@@ -1,0 +1,1 @@
+"""The kind `filesystem`: a folder, walked and watched."""

@@ -1,0 +1,1 @@
+"""The kind `kafka`: a topic of change events."""

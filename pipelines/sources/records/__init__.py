@@ -1,0 +1,1 @@
+"""The kind `records`: rows of a file."""

@@ -1,0 +1,1 @@
+"""The kind `s3`: a bucket, listed, and followed by its notifications."""

@@ -1,0 +1,1 @@
+"""The kind `webhook`: change events sent by HTTP."""

@@ -1,0 +1,306 @@
+"""What looks at one source found, against the rows that the manifest has: the staged changes of that source.
+
+Found events are applied in the order of their sequence, and of each document the latest counts; so it does not matter
+how often one is applied.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.errors import MassDeletionRefused
+from pipelines.governance.access import AclRegistry, SourceLabels
+from pipelines.identity import doc_id, fingerprint
+from pipelines.lake import manifest
+from pipelines.lake.dead_letters import Failure
+from pipelines.lake.events import FOUND, Event, as_table
+from pipelines.project import Project
+from pipelines.sources.base import ITEMS, Listing
+from pipelines.sources.detect import decide, guard_deletions
+from pipelines.sources.section import SourceSection
+from pipelines.update import staging
+from pipelines.update.applying import approvals
+from pipelines.update.looking import progress
+from pipelines.update.looking.known import latest
+from pipelines.update.looking.look import AGAIN
+from pipelines.update.looking.progress import Progress
+from pipelines.update.reports import SourceOutcome
+
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Applied:
+    """What one update does for one source. `refused`: the guard asks first, and nothing of the source is applied."""
+
+    source: str
+    through: int  # sequence of the last event that is applied by this
+    labels: str  # fingerprint of the access rules that hold after it
+    outcome: SourceOutcome
+    rows: list[Row] = field(default_factory=list)
+    refreshed: list[Row] = field(default_factory=list)  # only a time stamp that can be trusted now
+    failures: list[Failure] = field(default_factory=list)
+    healed: list[tuple[str, str]] = field(default_factory=list)  # (source, uri) that a look found well, or gone
+    refused: bool = False
+    parse_again: list[str] = field(default_factory=list)  # content hashes whose failed parse shall be forgotten
+    settled: bool = False
+    approved: bool = False
+
+
+def apply_found(
+    project: Project,
+    section: SourceSection,
+    registry: AclRegistry,
+    documents: pa.Table,
+    *,
+    approve_deletions: bool = False,
+    relabel: bool = True,
+    also: Sequence[Event] = (),
+    ask: bool = True,
+) -> Applied:
+    """The staged changes of one source.
+
+    Args:
+        project: whose log and progress are read.
+        section: the source's configuration.
+        registry: gives the access sets their ids.
+        documents: the manifest, or at least this source's rows.
+        approve_deletions: the operator's word for whatever the guard asks.
+        relabel: apply today's access rules to all its documents, also if they seem to be applied already.
+        also: found events that are not in the log, as if they were its newest: for a plan.
+        ask: keep what the guard refuses as a question for the operator.
+    """
+    name = section.name
+    state = progress.read(project.home, name)
+    labels = SourceLabels(section, registry)
+    previous = documents.filter(pc.equal(documents["source"], name))
+    found = project.events.after(name, state.applied_sequence, FOUND)
+    if also:
+        found = pa.concat_tables([found, as_table(also, after=pc.max(found["sequence"]).as_py() or 0)])
+    outcome = SourceOutcome(name)
+    fingerprint_now = labels_fingerprint(section)
+    try:
+        approved = _guarded(project, section, state, previous, found, approve_deletions=approve_deletions)
+    except MassDeletionRefused as error:
+        if ask:
+            _ask(project, name, previous, error)
+        outcome = replace(outcome, complete=False, error=f"{type(error).__name__}: {error}")
+        applied = Applied(name, state.applied_sequence, state.labels, outcome, refused=True)
+        now = _as_labelled(project, section, state, previous)
+        _relabel(applied, previous, section, labels, set(), now)  # today's access rules hold all the same
+        return applied
+    part = found.slice(0, project.config.streams.max_events_per_update)
+    whole = len(part) == len(found)
+    through = max(state.applied_sequence, pc.max(part["sequence"]).as_py() or 0)
+    applied = Applied(name, through, fingerprint_now, outcome, settled=whole, approved=approved)
+    seen = _documents(applied, section, labels, previous, part)
+    _failures(applied, part)
+    if relabel or state.labels != fingerprint_now:
+        _relabel(applied, previous, section, labels, seen, _as_labelled(project, section, state, previous))
+    return applied
+
+
+def _ask(project: Project, name: str, previous: pa.Table, error: MassDeletionRefused) -> None:
+    named = previous.filter(pc.is_in(previous["doc_id"], value_set=pa.array(error.doc_ids, pa.string())))
+    pairs = list(zip(named["doc_id"].to_pylist(), named["uri"].to_pylist(), strict=True))
+    approvals.ask(project.home, name, pairs, error.total)
+
+
+def labels_fingerprint(section: SourceSection) -> str:
+    """Of what the configuration says about the documents of a source."""
+    rules = tuple((rule.match, rule.readers) for rule in section.access)
+    return fingerprint("labels", {"rules": rules, "tenant": section.tenant, "class": section.classification})
+
+
+def as_staged(known: Row) -> Row:
+    """A row of the manifest as a staged one, without its action."""
+    return {name: known[name] for name in staging.STAGED.names if name != "action"}
+
+
+def _guarded(
+    project: Project,
+    section: SourceSection,
+    state: Progress,
+    previous: pa.Table,
+    found: pa.Table,
+    *,
+    approve_deletions: bool,
+) -> bool:
+    """Whether deletions that the guard would refuse were allowed by the operator; raises when they were not."""
+    last = latest(found.filter(pc.is_in(found["type"], value_set=pa.array(["observed", "absent"]))))
+    if approve_deletions or not len(last) or section.announces_deletions:
+        return approve_deletions and bool(len(last))
+    absent = last.filter(pc.equal(last["type"], "absent"))["uri"].combine_chunks()
+    served = pc.equal(previous["status"], manifest.ACTIVE)
+    gone = np.flatnonzero(pc.and_(pc.is_in(previous["uri"], value_set=absent), served).to_numpy().astype(np.bool_))
+    there = last.filter(pc.equal(last["type"], "observed"))
+    new = there.filter(pc.invert(pc.is_in(there["uri"], value_set=previous.filter(served)["uri"].combine_chunks())))
+    lost = previous["content_hash"].take(pa.array(gone))
+    moved = pc.sum(pc.is_in(lost, value_set=new["content_hash"].combine_chunks())).as_py() or 0
+    left = (pc.sum(served).as_py() or 0) - len(gone) + len(new)
+    since = datetime.now(UTC) - timedelta(seconds=project.config.guard.window_seconds)
+    since = max(since, state.approved_at or since)
+    try:
+        guard_deletions(previous, gone, project.config.guard, source=section.name, left=left, since=since, moved=moved)
+    except MassDeletionRefused as error:
+        if set(error.doc_ids) <= approvals.approved(project.home, section.name):
+            return True
+        raise
+    return False
+
+
+def _documents(
+    applied: Applied, section: SourceSection, labels: SourceLabels, previous: pa.Table, found: pa.Table
+) -> set[str]:
+    """Stage what was found; returns the doc_ids of what the source itself was seen to hold."""
+    last = latest(found.filter(pc.is_in(found["type"], value_set=pa.array(["observed", "absent"]))))
+    acl_ids = labels.acl_ids(last["uri"], last["readers"]).tolist()
+    ids = [doc_id(section.name, uri) for uri in last["uri"].to_pylist()]
+    touched = previous.filter(pc.is_in(previous["doc_id"], value_set=pa.array(ids, pa.string())))
+    before = {row["doc_id"]: row for row in touched.to_pylist()}
+    seen = set()
+    for event, document, acl_id in zip(last.to_pylist(), ids, acl_ids, strict=True):
+        known = before.get(document)
+        applied.healed.append((section.name, event["uri"]))
+        if event["type"] == "absent":
+            if known is not None and known["status"] != manifest.DELETED:
+                detected = {"detected_at": event["received_at"]}
+                _stage(applied, {**as_staged(known), **detected, "action": "delete"}, known)
+            continue
+        seen.add(document)
+        row = _staged(section, event, document, acl_id)
+        action = _action(row, known)
+        if action != "content" and event["origin"].startswith(AGAIN) and known and known["quarantined_hash"]:
+            action = "content"
+            applied.parse_again.append(row["content_hash"])
+        if action == "refresh":
+            applied.refreshed.append({**row, "action": "attributes"})
+        elif action:
+            _stage(applied, {**row, "action": action}, known)
+    return seen
+
+
+def _staged(section: SourceSection, event: Row, document: str, acl_id: int) -> Row:
+    return {
+        "doc_id": document,
+        "source": section.name,
+        "uri": event["uri"],
+        "tenant": section.tenant,
+        "acl_id": acl_id,
+        "classification": section.classification,
+        "media_type": event["media_type"],
+        "size_bytes": event["size_bytes"],
+        "etag": event["etag"],
+        "modified_at": event["modified_at"],
+        "content_hash": event["content_hash"],
+        "metadata": event["attributes"],
+        "detected_at": event["received_at"],
+    }
+
+
+def _action(row: Row, known: Row | None) -> str:
+    """What a document that was seen needs: "content", "attributes", "refresh" (a time stamp alone), or nothing."""
+    if known is None or known["status"] == manifest.DELETED:
+        return "content"
+    if row["content_hash"] != (known["quarantined_hash"] or known["content_hash"]):
+        return "content"
+    quarantined = known["quarantined_hash"] is not None
+    told = json.loads(known["metadata"]).items() >= json.loads(row["metadata"]).items()
+    if not quarantined and (not told or row["media_type"] != known["media_type"]):
+        return "content"  # parsed already; what the source says about it is merged anew
+    labels = any(known[name] != row[name] for name in ("acl_id", "tenant", "classification", "size_bytes", "etag"))
+    if labels or known["modified_at"] not in (None, row["modified_at"]):
+        return "attributes"
+    return "refresh" if known["modified_at"] != row["modified_at"] else ""
+
+
+def _stage(applied: Applied, row: Row, known: Row | None) -> None:
+    applied.rows.append(row)
+    outcome = applied.outcome
+    if row["action"] == "delete":
+        applied.outcome = replace(outcome, deleted=outcome.deleted + 1)
+    elif known is None or known["status"] != manifest.ACTIVE:
+        applied.outcome = replace(outcome, added=outcome.added + 1)
+    elif row["action"] == "content" and row["content_hash"] != known["content_hash"]:
+        applied.outcome = replace(outcome, changed=outcome.changed + 1)
+    elif known["acl_id"] != row["acl_id"]:
+        applied.outcome = replace(outcome, access_changed=outcome.access_changed + 1)
+    else:
+        applied.outcome = replace(outcome, unchanged=outcome.unchanged + 1)
+
+
+def _failures(applied: Applied, found: pa.Table) -> None:
+    """The last failure of each document and stage that nothing cured since, and every message not understood."""
+    open_ones: dict[tuple[str, str], Failure] = {}
+    for event in found.filter(pc.not_equal(found["type"], "observed")).to_pylist():
+        uri, told = event["uri"], json.loads(event["attributes"])
+        if event["type"] == "rejected":
+            applied.failures.append(_failure(applied.source, event, "event", transient=False))
+        elif event["type"] == "failed":
+            stage = told["stage"]
+            open_ones[uri, stage] = _failure(applied.source, event, stage, transient=bool(told.get("transient")))
+        else:  # recovered, or gone
+            for key in [key for key in open_ones if key[0] == uri]:
+                del open_ones[key]
+            applied.healed.append((applied.source, uri))
+    applied.failures += open_ones.values()
+    failing = {(failure.source, failure.uri) for failure in applied.failures}
+    applied.healed = [pair for pair in applied.healed if pair not in failing]
+
+
+def _failure(source: str, event: Row, stage: Any, *, transient: bool) -> Failure:
+    return Failure(
+        source=source,
+        uri=event["uri"] if stage != "event" else event["origin"],
+        stage=stage,
+        error_class=event["error_class"] or "SourceError",
+        error=event["error"] or "",
+        transient=transient,
+        content_hash=event["content_hash"],
+    )
+
+
+def _relabel(
+    applied: Applied,
+    previous: pa.Table,
+    section: SourceSection,
+    labels: SourceLabels,
+    seen: Iterable[str],
+    now: Listing,
+) -> None:
+    """Today's rules, tenant and classification for every document that was not seen just now."""
+    changed = decide(previous, now, None, labels=labels, source=section.name).relabelled
+    own = {row["doc_id"]: row for row in applied.rows}
+    rows = {row["doc_id"]: row for row in changed.to_pylist() if row["doc_id"] not in own}
+    skipped = set(seen)
+    if not rows:
+        return
+    touched = previous.filter(pc.is_in(previous["doc_id"], value_set=pa.array(list(rows), pa.string())))
+    for known in touched.to_pylist():
+        if known["doc_id"] not in skipped:
+            _stage(applied, {**as_staged(known), **rows[known["doc_id"]], "action": "attributes"}, known)
+
+
+def _as_labelled(project: Project, section: SourceSection, state: Progress, previous: pa.Table) -> Listing:
+    """The documents as a listing that tells nothing but their readers.
+
+    Where the rules have changed, and no rule covers a document any more, what its source reported last counts; if that
+    is not on record any more, nobody but `role:admin` reads it until the source is listed.
+    """
+    if not section.reports_readers or state.labels == labels_fingerprint(section):
+        return Listing.unread("", reports_readers=section.reports_readers)
+    last = latest(project.events.after(section.name, 0, ("observed",))).select(["uri", "readers"])
+    known = previous.filter(pc.not_equal(previous["status"], manifest.DELETED))
+    at = pc.index_in(known["uri"], value_set=last["uri"].combine_chunks())
+    columns = {name: known[name] for name in ("uri", "size_bytes", "etag", "modified_at")}
+    columns["readers"] = last["readers"].take(at)
+    columns["metadata"] = pa.nulls(len(known), pa.string())
+    return Listing(pa.table(columns).select(ITEMS.names).cast(ITEMS), reports_readers=True)

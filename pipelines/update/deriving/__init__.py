@@ -1,0 +1,1 @@
+"""Making what the manifest lacks: chunks, and vectors."""

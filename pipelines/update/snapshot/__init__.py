@@ -1,0 +1,1 @@
+"""Building a snapshot in the idle slot, proving it, promoting it, and going back."""
