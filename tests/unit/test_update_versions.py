@@ -11,7 +11,8 @@ from pipelines.errors import LockstepError
 from pipelines.home import Home
 from pipelines.lake import manifest
 from pipelines.project import Project
-from pipelines.update.history.versions import DocumentVersion, catch_up, history
+from pipelines.update.applying.versions import catch_up
+from pipelines.update.history.versions import DocumentVersion, history
 from pipelines.update.snapshot.rollback import rollback
 from tests.fakes.index import FakeIndex
 from tests.integration._actions import _ParsingHere
