@@ -1,6 +1,6 @@
 """The kinds of sources: the one place where another kind is named. docs/sources.md shows how one is added.
 
-A kind is a module of this folder with its section of the configuration, a class that reads it, and, where it can
+A kind is a package of this folder with its section of the configuration, a class that reads it, and, where it can
 announce its changes, a function that opens the stream of announcements.
 """
 
