@@ -69,11 +69,12 @@ def plan(project: Project, *, approve_deletions: bool = False, scan: bool = True
         applied = apply_found(
             project, section, registry, documents, approve_deletions=approve_deletions, also=also, ask=False
         )
-        for row in applied.rows:
-            if row["action"] == "delete":
-                desired.pop(row["doc_id"], None)
-            elif row["action"] == "content":
-                desired[row["doc_id"]] = (row["content_hash"], row["media_type"])
+        staged = applied.rows().select(["action", "doc_id", *_KEY])
+        for action, document, content, media_type in zip(*(column.to_pylist() for column in staged), strict=True):
+            if action == "delete":
+                desired.pop(document, None)
+            elif action == "content":
+                desired[document] = (content, media_type)
         outcomes.append(_outcome(applied.outcome, look))
     cost = _Cost(project, desired, contents.held)
     return PlanReport(
