@@ -160,10 +160,10 @@ class EventLog:
 
     def after(self, source: str, sequence: int, types: Sequence[EventType], *, until: int | None = None) -> pa.Table:
         """Events of a source of those types that are newer than a sequence, oldest first."""
-        where = (pc.field("sequence") > sequence) & (pc.field("source") == source) & pc.field("type").isin(list(types))
+        where = (pc.field("source") == source) & pc.field("type").isin(list(types))
         if until is not None:
             where &= pc.field("sequence") <= until
-        return self._lake.read(TABLE, where=where).sort_by("sequence")
+        return self._lake.after(TABLE, by="sequence", value=sequence, where=where).sort_by("sequence")
 
     def state(self, source: str, *, until: int | None = None, uris: Iterable[str] | None = None) -> pa.Table:
         """What the events of a source say about each document: one row of `change_events` each, deleted ones included.
