@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,9 @@ from pipelines.identity import content_hash, fingerprint
 from pipelines.lake import disk
 from pipelines.lake.lock import waiting_lock
 from pipelines.lake.schemas import CHANGE_EVENTS
+
+if TYPE_CHECKING:
+    from pipelines.lake.known_ids import KnownIds
 
 TABLE = "change_events"
 EventType = Literal["upsert", "delete", "changed", "rejected", "observed", "absent", "failed", "recovered"]
@@ -149,10 +153,7 @@ class EventLog:
         """The event ids that the log does not have yet."""
         if all(event.type in FOUND and event.type != "rejected" for event, _ in rows.values()):
             return list(rows)  # each is itself: there is nothing to look for
-        known = self._lake.read(TABLE, ["event_id"])["event_id"].combine_chunks()
-        ids = pa.array(list(rows), pa.string())
-        fresh: list[str] = ids.filter(pc.invert(pc.is_in(ids, value_set=known))).to_pylist()
-        return fresh
+        return _known(str(self._home.lake)).without(self._lake, list(rows))
 
     def last_sequence(self) -> int:
         """Of the newest event, 0 for none."""
@@ -190,6 +191,15 @@ class EventLog:
             first[1:] = pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)
         winners = keys["sequence"].filter(pa.array(first)).combine_chunks()
         return self._lake.read(TABLE, where=pc.field("sequence").isin(winners)).sort_by("uri")
+
+
+@cache
+def _known(lake: str) -> KnownIds:
+    """The ids in the log of a lake, for as long as this process lives."""
+    from pipelines.lake.known_ids import KnownIds
+
+    del lake
+    return KnownIds()
 
 
 def as_table(events: Sequence[Event], *, after: int) -> pa.Table:
