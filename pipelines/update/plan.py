@@ -160,9 +160,9 @@ class _Cost:
         wanted = pa.table({name: pa.array([key[i] for key in keys], pa.string()) for i, name in enumerate(_KEY)})
         self._keyed = project.recipe.keyed(wanted)
         elements = self._parse()
-        chunks = self._chunk(elements)
+        made = self._chunk(elements)
         have = chunks.chunks_wanted(project, wanted).select(["text_hash", "tokens"])
-        texts = pa.concat_tables([have, chunks.select(["text_hash", "tokens"])], promote_options="default")
+        texts = pa.concat_tables([have, made.select(["text_hash", "tokens"])], promote_options="default")
         texts = texts.append_column("model_fp", pa.array([project.recipe.model_fp] * len(texts), pa.string()))
         lacking = missing(project.lake, "embeddings", texts, ["text_hash", "model_fp"])
         scale = self.to_parse / self._parsed if self._parsed else 1.0
