@@ -175,6 +175,7 @@ def outcome_line(outcome: SourceOutcome) -> dict[str, object]:
         "deleted": outcome.deleted,
         "access changed": outcome.access_changed,
         "unchanged": outcome.unchanged,
+        "left to the next update": outcome.waiting,
         "complete": outcome.complete,
         "problems": len(outcome.problems),
         "error": outcome.error,

@@ -32,6 +32,7 @@ def queue_observation(pending: Sequence[SourcePending]) -> dg.AssetObservation:
         metadata={
             "to_look_at": sum(one.announced for one in pending),
             "to_apply": sum(one.found for one in pending),
+            "left_by_the_last_update": sum(one.left for one in pending),
             "oldest_seconds": round(max(ages, default=0.0), 1),
             "held_sources": sum(one.held is not None for one in pending),
             "resting_sources": sum(one.resting_until is not None for one in pending),

@@ -45,7 +45,8 @@ def decide_update(
         pending: what waits, by source.
         updates: what the instance knows.
         now: the time.
-        covered: nothing became durable since an update was last seen waiting, so that one that runs applies it all.
+        covered: nothing became durable since an update was last seen waiting, so that one that runs applies it all,
+            unless that is more than one update takes.
         dice: between 0 and 1; the wait after failures is that part of a bound that doubles with each of them.
     """
     waiting = [one for one in pending if one.announced or one.found or one.relabelled]
@@ -58,7 +59,7 @@ def decide_update(
         return Decision(False, "nothing that waits can be applied now: " + describe_pending(waiting))
     if updates.waiting:
         return Decision(False, "an update is requested already: " + describe_pending(waiting))
-    if updates.running and covered:
+    if updates.running and covered and not any(one.more for one in waiting):
         return Decision(False, "the update that runs applies what waits: " + describe_pending(waiting))
     if updates.failures and updates.failed_at is not None:
         again = updates.failed_at + timedelta(seconds=backoff_seconds(updates.failures, dice))

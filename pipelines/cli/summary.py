@@ -51,6 +51,7 @@ def of_update(outcome: JobOutcome) -> dict[str, Any]:
     failing = complaints(outcome)
     if failing:
         told["errors"] = failing
+    told["waiting"] = getattr(changes, "waiting", 0)
     if changes:
         told["sources"] = {one.source: one.error or "ok" for one in changes.sources}
     return told
@@ -62,9 +63,11 @@ def lines(told: dict[str, Any]) -> list[str]:
     gates = told["gates"]
     passed = sum(gates.values())
     live = "now live" if told["promoted"] else "live as before" if told["snapshot_id"] else "none"
+    waiting = told["waiting"]
     return [
         "documents   "
         + ", ".join(f"{documents[n]} {n}" for n in ("added", "changed", "deleted", "unchanged", "quarantined")),
+        *([f"waiting     {waiting:,} changes that were found wait for the next update"] if waiting else []),
         f"chunks      {told['chunks']['added']} made, {told['chunks']['total']} in all",
         f"embeddings  {told['embeddings']['encoded']} encoded, {told['embeddings']['reused']} reused",
         f"index       {index['upserted']} rows written, {index['deleted']} removed, {index['rows']} in all",

@@ -65,7 +65,7 @@ class StreamsConfig(Section):
     """How much of a flood is taken at a time; the rest waits where it is."""
 
     batch_events: int = Field(default=1_000, ge=1)  # made durable in one commit
-    max_events_per_update: int = Field(default=20_000, ge=1)  # applied by one update; the next one goes on
+    max_events_per_update: int = Field(default=20_000, ge=1)  # of a source, by an update of a sensor; the next goes on
     max_event_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # a larger one becomes a dead letter
 
 

@@ -69,11 +69,12 @@ def plan(project: Project, *, approve_deletions: bool = False, scan: bool = True
         applied = apply_found(
             project, section, registry, documents, approve_deletions=approve_deletions, also=also, ask=False
         )
-        for row in applied.rows:
-            if row["action"] == "delete":
-                desired.pop(row["doc_id"], None)
-            elif row["action"] == "content":
-                desired[row["doc_id"]] = (row["content_hash"], row["media_type"])
+        staged = applied.rows().select(["action", "doc_id", *_KEY])
+        for action, document, content, media_type in zip(*(column.to_pylist() for column in staged.columns), strict=True):
+            if action == "delete":
+                desired.pop(document, None)
+            elif action == "content":
+                desired[document] = (content, media_type)
         outcomes.append(_outcome(applied.outcome, look))
     cost = _Cost(project, desired, contents.held)
     return PlanReport(
@@ -160,9 +161,9 @@ class _Cost:
         wanted = pa.table({name: pa.array([key[i] for key in keys], pa.string()) for i, name in enumerate(_KEY)})
         self._keyed = project.recipe.keyed(wanted)
         elements = self._parse()
-        made = self._chunk(elements)
+        fresh = self._chunk(elements)
         have = chunks.chunks_wanted(project, wanted).select(["text_hash", "tokens"])
-        texts = pa.concat_tables([have, made.select(["text_hash", "tokens"])], promote_options="default")
+        texts = pa.concat_tables([have, fresh.select(["text_hash", "tokens"])], promote_options="default")
         texts = texts.append_column("model_fp", pa.array([project.recipe.model_fp] * len(texts), pa.string()))
         lacking = missing(project.lake, "embeddings", texts, ["text_hash", "model_fp"])
         scale = self.to_parse / self._parsed if self._parsed else 1.0

@@ -21,16 +21,21 @@ class SourceOutcome:
     complete: bool = True
     problems: tuple[Failure, ...] = ()
     error: str | None = None
+    waiting: int = 0  # events found and left to the next update
 
 
 @dataclass(frozen=True, slots=True)
 class ChangesReport:
-    """Step 1, detect and fetch. Nothing but staging and blobs was written."""
+    """Step 1, detect and fetch. Nothing but staging and blobs was written.
+
+    `waiting`: events of all sources that were found and are left to the next update.
+    """
 
     manifest_version: int
     sources: tuple[SourceOutcome, ...]
     fetched: int
     fetched_bytes: int
+    waiting: int
     seconds: float
 
 

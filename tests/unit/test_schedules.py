@@ -73,6 +73,11 @@ def test_what_the_running_update_applies_is_not_requested_a_second_time() -> Non
     assert decide_update([waits(found=1)], Updates(), NOW, dice=0.5, covered=True).request
 
 
+def test_where_more_was_found_than_one_update_takes_the_next_is_requested_while_the_first_runs() -> None:
+    decision = decide_update([waits(found=30_000, more=True)], Updates(running=1), NOW, dice=0.5, covered=True)
+    assert decision.request
+
+
 def test_one_source_that_is_held_keeps_no_other_from_being_applied() -> None:
     decision = decide_update([waits(found=9, held="ask"), waits(source="wiki", found=1)], Updates(), NOW, dice=0.5)
     assert decision.sources == ("wiki",)

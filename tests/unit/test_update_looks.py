@@ -21,6 +21,7 @@ from pipelines.update.applying.pending import pending
 from pipelines.update.looking import progress
 from pipelines.update.looking.follow import pump
 from pipelines.update.looking.observe import due, observe
+from pipelines.update.upkeep.status import status
 from tests.updating import open_project, write_config
 
 
@@ -314,6 +315,34 @@ def test_a_flood_is_applied_in_bounded_parts(tmp_path, corpus):
     many(corpus, 25)
     observe(project, "docs", run_id="look")
     assert [apply(project).added for _ in range(4)] == [10, 10, 5, 0]
+
+
+def test_who_asks_for_the_sources_state_gets_all_of_it_however_much_was_found(tmp_path, corpus):
+    project = open_project(tmp_path, streams={"max_events_per_update": 10})
+    many(corpus, 25)
+    report = changes.detect_changes(project, run_id="run")
+    assert (report.sources[0].added, report.waiting) == (25, 0)
+
+
+def test_what_an_update_leaves_to_the_next_one_is_told_until_it_is_applied(tmp_path, corpus):
+    project = open_project(tmp_path, streams={"max_events_per_update": 10})
+    many(corpus, 25)
+    observe(project, "docs", run_id="look")
+    assert told(project) == ("degraded", 0, True)  # more than one update takes
+    assert changes.detect_changes(project, run_id="run", scan=False).waiting == 15
+    apply(project)
+    assert told(project) == ("degraded", 15, True)
+    apply(project)
+    assert told(project) == ("degraded", 5, False)
+    apply(project)
+    assert told(project) == ("healthy", 0, False)
+
+
+def told(project: Project) -> tuple[str, int, bool]:
+    (part,) = (part for part in status(project).parts if part.name == "pending")
+    (queue,) = pending(project)
+    assert part.details["sources"]["docs"]["left"] == queue.left
+    return part.health, queue.left, queue.more
 
 
 class Announcing:

@@ -53,7 +53,8 @@ def detect_changes(
         run_id: recorded with what is written.
         approve_deletions: the operator's word that the mass-deletion guard asks for, for every source.
         thorough: read every document and compare its bytes, instead of trusting size and time.
-        scan: look at every source now. Off: only apply what looks found before, without contact to any source.
+        scan: look at every source now, and apply everything that was found. Off: only apply what looks found before,
+            of each source at most `streams.max_events_per_update` events, without contact to any source.
         sources: look only at these; None: at all.
         progress: called with (documents fetched, documents to fetch).
 
@@ -66,8 +67,18 @@ def detect_changes(
     looks = look_at(project, names, run_id=run_id, thorough=thorough, progress=progress) if scan else {}
     registry = AclRegistry(project.lake.read("acl_sets"))
     documents = project.lake.read(manifest.TABLE)
+    # Somebody who asks for the sources' state gets all of it. An update that a sensor asked for is followed by another.
+    at_most = None if scan else project.config.streams.max_events_per_update
     applied = [
-        apply_found(project, section, registry, documents, approve_deletions=approve_deletions, relabel=scan)
+        apply_found(
+            project,
+            section,
+            registry,
+            documents,
+            approve_deletions=approve_deletions,
+            relabel=scan,
+            at_most=at_most,
+        )
         for section in project.config.sources
     ]
     outcomes = [_outcome(one, looks.get(one.source)) for one in applied]
@@ -76,19 +87,20 @@ def detect_changes(
     again = [content for one in applied for content in one.parse_again]
     if again:
         forget_failed_parses(project, again, run_id)
-    rows = [row for one in applied for row in one.rows]
+    staged = [part for one in applied for part in one.staged]
     orphans = _orphans(project, documents)
-    if approve_deletions:
-        rows += [{**as_staged(known), "action": "delete"} for known in orphans]
+    if approve_deletions and orphans:
+        deleted_rows = [{**as_staged(known), "action": "delete"} for known in orphans]
+        staged.append(pa.Table.from_pylist(deleted_rows, schema=staging.STAGED))
     outcomes += _orphan_outcomes(orphans, approve_deletions=approve_deletions)
     deleted = {outcome.source: outcome.deleted for outcome in outcomes if outcome.deleted}
     if approve_deletions and deleted:
         write_audit(project, action="approve_deletions", target=f"index:{project.alias}", detail=deleted, run_id=run_id)
     project.lake.append("acl_sets", registry.new_rows(datetime.now(UTC)), run_id=run_id)
-    if rows:  # a newer time stamp alone is no reason to commit: it only saves reading the file again next time
-        rows += [row for one in applied for row in one.refreshed]
+    if staged:  # a newer time stamp alone is no reason to commit: it only saves reading the file again next time
+        staged += [part for one in applied for part in one.refreshed]
     staging.write_changes(
-        project.home.staging, pa.Table.from_pylist(rows, schema=staging.STAGED), manifest_version=version
+        project.home.staging, pa.concat_tables([staging.STAGED.empty_table(), *staged]), manifest_version=version
     )
     write_outcomes(project.home.staging, outcomes, applied)
     reports = [look for look in looks.values() if isinstance(look, ObserveReport)]
@@ -97,6 +109,7 @@ def detect_changes(
         sources=tuple(outcomes),
         fetched=sum(look.fetched for look in reports),
         fetched_bytes=sum(look.fetched_bytes for look in reports),
+        waiting=sum(one.waiting for one in applied),
         seconds=time.perf_counter() - started,
     )
 
@@ -178,6 +191,7 @@ class FollowedTo:
     labels: str
     settled: bool  # what the guard asked is answered and done
     approved: bool  # by the operator
+    waiting: int = 0  # events that it leaves to the next update
 
 
 def write_outcomes(folder: Path, outcomes: list[SourceOutcome], applied: Sequence[Applied] = ()) -> None:
@@ -196,6 +210,7 @@ def write_outcomes(folder: Path, outcomes: list[SourceOutcome], applied: Sequenc
                     "labels": one.labels,
                     "settled": one.settled,
                     "approved": one.approved,
+                    "waiting": one.waiting,
                 }
                 for one in applied
                 if not one.refused

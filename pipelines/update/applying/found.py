@@ -36,6 +36,8 @@ from pipelines.update.reports import SourceOutcome
 
 Row = dict[str, Any]
 
+_PART_ROWS = 16_384  # held as Python's own objects at a time
+
 
 @dataclass(slots=True)
 class Applied:
@@ -45,14 +47,19 @@ class Applied:
     through: int  # sequence of the last event that is applied by this
     labels: str  # fingerprint of the access rules that hold after it
     outcome: SourceOutcome
-    rows: list[Row] = field(default_factory=list)
-    refreshed: list[Row] = field(default_factory=list)  # only a time stamp that can be trusted now
+    staged: list[pa.Table] = field(default_factory=list)  # STAGED, a part at a time
+    refreshed: list[pa.Table] = field(default_factory=list)  # only a time stamp that can be trusted now
+    waiting: int = 0  # events that were found, and that this update leaves to the next one
     failures: list[Failure] = field(default_factory=list)
     healed: list[tuple[str, str]] = field(default_factory=list)  # (source, uri) that a look found well, or gone
     refused: bool = False
     parse_again: list[str] = field(default_factory=list)  # content hashes whose failed parse shall be forgotten
     settled: bool = False
     approved: bool = False
+
+    def rows(self) -> pa.Table:
+        """Every staged change."""
+        return pa.concat_tables([staging.STAGED.empty_table(), *self.staged])
 
 
 def apply_found(
@@ -63,10 +70,11 @@ def apply_found(
     *,
     approve_deletions: bool = False,
     relabel: bool = True,
+    at_most: int | None = None,
     also: Sequence[Event] = (),
     ask: bool = True,
 ) -> Applied:
-    """The staged changes of one source.
+    """The staged changes of one source, worked out a part at a time.
 
     Args:
         project: whose log and progress are read.
@@ -75,6 +83,7 @@ def apply_found(
         documents: the manifest, or at least this source's rows.
         approve_deletions: the operator's word for whatever the guard asks.
         relabel: apply today's access rules to all its documents, also if they seem to be applied already.
+        at_most: events to apply; what is left waits for the next update. None: everything that was found.
         also: found events that are not in the log, as if they were its newest: for a plan.
         ask: keep what the guard refuses as a question for the operator.
     """
@@ -97,10 +106,11 @@ def apply_found(
         now = _as_labelled(project, section, state, previous)
         _relabel(applied, previous, section, labels, set(), now)  # today's access rules hold all the same
         return applied
-    part = found.slice(0, project.config.streams.max_events_per_update)
-    whole = len(part) == len(found)
+    part = found if at_most is None else found.slice(0, at_most)
+    left = len(found) - len(part)
     through = max(state.applied_sequence, pc.max(part["sequence"]).as_py() or 0)
-    applied = Applied(name, through, fingerprint_now, outcome, settled=whole, approved=approved)
+    outcome = replace(outcome, waiting=left)
+    applied = Applied(name, through, fingerprint_now, outcome, waiting=left, settled=not left, approved=approved)
     seen = _documents(applied, section, labels, previous, part)
     _failures(applied, part)
     if relabel or state.labels != fingerprint_now:
@@ -162,18 +172,30 @@ def _documents(
 ) -> set[str]:
     """Stage what was found; returns the doc_ids of what the source itself was seen to hold."""
     last = latest(found.filter(pc.is_in(found["type"], value_set=pa.array(["observed", "absent"]))))
+    seen: set[str] = set()
+    for start in range(0, len(last), _PART_ROWS):
+        seen |= _documents_of(applied, section, labels, previous, last.slice(start, _PART_ROWS))
+    return seen
+
+
+def _documents_of(
+    applied: Applied, section: SourceSection, labels: SourceLabels, previous: pa.Table, last: pa.Table
+) -> set[str]:
+    """The same for one part: rows as Python holds them take ten times the memory of columns."""
     acl_ids = labels.acl_ids(last["uri"], last["readers"]).tolist()
     ids = [doc_id(section.name, uri) for uri in last["uri"].to_pylist()]
     touched = previous.filter(pc.is_in(previous["doc_id"], value_set=pa.array(ids, pa.string())))
     before = {row["doc_id"]: row for row in touched.to_pylist()}
-    seen = set()
+    seen: set[str] = set()
+    rows: list[Row] = []
+    refreshed: list[Row] = []
     for event, document, acl_id in zip(last.to_pylist(), ids, acl_ids, strict=True):
         known = before.get(document)
         applied.healed.append((section.name, event["uri"]))
         if event["type"] == "absent":
             if known is not None and known["status"] != manifest.DELETED:
                 detected = {"detected_at": event["received_at"]}
-                _stage(applied, {**as_staged(known), **detected, "action": "delete"}, known)
+                rows.append(_counted(applied, {**as_staged(known), **detected, "action": "delete"}, known))
             continue
         seen.add(document)
         row = _staged(section, event, document, acl_id)
@@ -182,10 +204,16 @@ def _documents(
             action = "content"
             applied.parse_again.append(row["content_hash"])
         if action == "refresh":
-            applied.refreshed.append({**row, "action": "attributes"})
+            refreshed.append({**row, "action": "attributes"})
         elif action:
-            _stage(applied, {**row, "action": action}, known)
+            rows.append(_counted(applied, {**row, "action": action}, known))
+    applied.staged += _columns(rows)
+    applied.refreshed += _columns(refreshed)
     return seen
+
+
+def _columns(rows: list[Row]) -> list[pa.Table]:
+    return [pa.Table.from_pylist(rows, schema=staging.STAGED)] if rows else []
 
 
 def _staged(section: SourceSection, event: Row, document: str, acl_id: int) -> Row:
@@ -222,8 +250,8 @@ def _action(row: Row, known: Row | None) -> str:
     return "refresh" if known["modified_at"] != row["modified_at"] else ""
 
 
-def _stage(applied: Applied, row: Row, known: Row | None) -> None:
-    applied.rows.append(row)
+def _counted(applied: Applied, row: Row, known: Row | None) -> Row:
+    """The row, once it is counted as what it does to its document."""
     outcome = applied.outcome
     if row["action"] == "delete":
         applied.outcome = replace(outcome, deleted=outcome.deleted + 1)
@@ -235,6 +263,7 @@ def _stage(applied: Applied, row: Row, known: Row | None) -> None:
         applied.outcome = replace(outcome, access_changed=outcome.access_changed + 1)
     else:
         applied.outcome = replace(outcome, unchanged=outcome.unchanged + 1)
+    return row
 
 
 def _failures(applied: Applied, found: pa.Table) -> None:
@@ -278,15 +307,20 @@ def _relabel(
 ) -> None:
     """Today's rules, tenant and classification for every document that was not seen just now."""
     changed = decide(previous, now, None, labels=labels, source=section.name).relabelled
-    own = {row["doc_id"]: row for row in applied.rows}
-    rows = {row["doc_id"]: row for row in changed.to_pylist() if row["doc_id"] not in own}
-    skipped = set(seen)
-    if not rows:
+    if not len(changed):
         return
-    touched = previous.filter(pc.is_in(previous["doc_id"], value_set=pa.array(list(rows), pa.string())))
-    for known in touched.to_pylist():
-        if known["doc_id"] not in skipped:
-            _stage(applied, {**as_staged(known), **rows[known["doc_id"]], "action": "attributes"}, known)
+    staged = [chunk for part in applied.staged for chunk in part["doc_id"].chunks]
+    own = pa.chunked_array([*staged, pa.array(sorted(seen), pa.string())], pa.string())
+    changed = changed.filter(pc.invert(pc.is_in(changed["doc_id"], value_set=own.combine_chunks())))
+    for start in range(0, len(changed), _PART_ROWS):
+        rows = {row["doc_id"]: row for row in changed.slice(start, _PART_ROWS).to_pylist()}
+        touched = previous.filter(pc.is_in(previous["doc_id"], value_set=pa.array(list(rows), pa.string())))
+        applied.staged += _columns(
+            [
+                _counted(applied, {**as_staged(known), **rows[known["doc_id"]], "action": "attributes"}, known)
+                for known in touched.to_pylist()
+            ]
+        )
 
 
 def _as_labelled(project: Project, section: SourceSection, state: Progress, previous: pa.Table) -> Listing:

@@ -29,6 +29,8 @@ from pipelines.update.reports import ManifestReport
 
 Row = dict[str, Any]
 
+_PART_ROWS = 16_384  # held as Python's own objects at a time
+
 
 def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
     """Bring the manifest to what the staged changes say; no change, no commit.
@@ -47,18 +49,13 @@ def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
     # Before the manifest: once it says that a content is quarantined, nobody parses that content again to find out why.
     dead_letters.record(lake, failures, healthy=(), run_id=run_id)
     counts: Counter[str] = Counter()
-    rows: list[Row] = []
-    if staged.num_rows:
-        previous = _previous(project, staged)
-        content = staged.filter(pc.equal(staged["action"], "content"))
-        results = parse_results(project, content) if content.num_rows else {}
-        now = datetime.now(UTC)
-        for change in staged.to_pylist():
-            kind, row = _next_row(change, previous.get(change["doc_id"]), results, now)
-            counts[kind] += 1
-            if row is not None:
-                rows.append({**row, "run_id": run_id, "updated_at": now})
-        version = lake.merge(manifest.TABLE, pa.Table.from_pylist(rows, schema=DOCUMENTS), key="doc_id", run_id=run_id)
+    now = datetime.now(UTC)
+    parts = [
+        _next_rows(project, staged.slice(start, _PART_ROWS), counts, run_id=run_id, now=now)
+        for start in range(0, len(staged), _PART_ROWS)
+    ]
+    rows = pa.concat_tables([DOCUMENTS.empty_table(), *parts])
+    version = lake.merge(manifest.TABLE, rows, key="doc_id", run_id=run_id)
     documents = lake.read(manifest.TABLE, ["source", "uri", "status", "quarantined_hash"])
     healthy = _healthy(project, documents, failures, healed)
     open_letters = dead_letters.record(lake, (), healthy=healthy, run_id=run_id)
@@ -74,9 +71,23 @@ def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
         quarantined=len(documents) - documents["quarantined_hash"].null_count,
         active=pc.sum(pc.equal(documents["status"], manifest.ACTIVE)).as_py() or 0,
         open_dead_letters=open_letters,
-        committed=bool(rows),
+        committed=bool(len(rows)),
         seconds=time.perf_counter() - started,
     )
+
+
+def _next_rows(project: Project, staged: pa.Table, counts: Counter[str], *, run_id: str, now: datetime) -> pa.Table:
+    """The next rows of the documents of some staged changes; what each change does is added to the counts."""
+    previous = _previous(project, staged)
+    content = staged.filter(pc.equal(staged["action"], "content"))
+    results = parse_results(project, content) if content.num_rows else {}
+    rows: list[Row] = []
+    for change in staged.to_pylist():
+        kind, row = _next_row(change, previous.get(change["doc_id"]), results, now)
+        counts[kind] += 1
+        if row is not None:
+            rows.append({**row, "run_id": run_id, "updated_at": now})
+    return pa.Table.from_pylist(rows, schema=DOCUMENTS)
 
 
 def _previous(project: Project, staged: pa.Table) -> dict[str, Row]:
@@ -167,8 +178,16 @@ def _follow(project: Project, followed: list[FollowedTo]) -> None:
     for one in followed:
         state = progress.read(project.home, one.source)
         approved = {"approved_at": datetime.now(UTC)} if one.approved else {}
-        if approved or (state.applied_sequence, state.labels) != (one.sequence, one.labels):
-            progress.change(project.home, one.source, applied_sequence=one.sequence, labels=one.labels, **approved)
+        followed_to = (one.sequence, one.labels, one.waiting)
+        if approved or (state.applied_sequence, state.labels, state.left) != followed_to:
+            progress.change(
+                project.home,
+                one.source,
+                applied_sequence=one.sequence,
+                labels=one.labels,
+                left=one.waiting,
+                **approved,
+            )
         if one.settled:
             approvals.settle(project.home, one.source)
 

@@ -26,6 +26,8 @@ class SourcePending:
     held: str | None
     resting_until: datetime | None  # its last contacts failed; it is left alone until then
     relabelled: bool  # its access rules are not those that are applied
+    left: int = 0  # of those found, what the last update left to the next one
+    more: bool = False  # an update that a sensor asks for does not apply all that was found
 
     @property
     def to_apply(self) -> bool:
@@ -37,6 +39,7 @@ def pending(project: Project) -> tuple[SourcePending, ...]:
     """The queue of every source; reads only what is newer than what was applied."""
     now = datetime.now(UTC)
     asked = {request.source: request for request in approvals.requests(project)}
+    at_most = project.config.streams.max_events_per_update
     found = []
     for section in project.config.sources:
         state = progress.read(project.home, section.name)
@@ -58,6 +61,8 @@ def pending(project: Project) -> tuple[SourcePending, ...]:
                 held=held,
                 resting_until=state.retry_at if state.resting(now) else None,
                 relabelled=bool(state.labels) and state.labels != labels_fingerprint(section),
+                left=min(state.left, len(waiting)),
+                more=len(waiting) > at_most,
             )
         )
     return tuple(found)

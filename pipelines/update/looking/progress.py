@@ -46,6 +46,7 @@ class Progress:
     stream_failures: int = 0
     stream_retry_at: datetime | None = None
     labels: str = ""
+    left: int = 0  # found events that the last update left to the next one
     approved_at: datetime | None = None
 
     def resting(self, now: datetime) -> bool:

@@ -115,12 +115,20 @@ def _pending(project: Project) -> Part:
             "found": queue.found,
             "oldest_seconds": None if queue.oldest_seconds is None else round(queue.oldest_seconds, 1),
             "held": queue.held,
+            "left": queue.left,
         }
         for queue in queues
     }
     held = [f"{queue.source}: {queue.held}" for queue in queues if queue.held]
     if held:
         return Part("pending", "degraded", "; ".join(held), {"sources": figures})
+    behind = [queue for queue in queues if queue.left or queue.more]
+    if behind:
+        told = ", ".join(f"{queue.source}: {queue.found:,}" for queue in behind)
+        advice = "the next update goes on; `lockstep update` applies all of it"
+        return Part(
+            "pending", "degraded", f"found changes wait for another update ({told}); {advice}", {"sources": figures}
+        )
     waiting = sum(queue.announced + queue.found for queue in queues)
     oldest = max((queue.oldest_seconds for queue in queues if queue.oldest_seconds is not None), default=0.0)
     told = f"{waiting} changes wait, the oldest for {_ago(oldest)}" if waiting else "nothing waits"
