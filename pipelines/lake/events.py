@@ -159,12 +159,29 @@ class EventLog:
         """Of the newest event, 0 for none."""
         return self._lake.greatest(TABLE, "sequence") or 0
 
-    def after(self, source: str, sequence: int, types: Sequence[EventType], *, until: int | None = None) -> pa.Table:
+    def after(
+        self,
+        source: str,
+        sequence: int,
+        types: Sequence[EventType],
+        *,
+        until: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
         """Events of a source of those types that are newer than a sequence, oldest first."""
         where = (pc.field("source") == source) & pc.field("type").isin(list(types))
-        if until is not None:
-            where &= pc.field("sequence") <= until
-        return self._lake.after(TABLE, by="sequence", value=sequence, where=where).sort_by("sequence")
+        found = self._lake.after(TABLE, columns, by="sequence", value=sequence, until=until, where=where)
+        return found.sort_by("sequence")
+
+    def numbered(self, sequences: pa.Array) -> pa.Table:
+        """The events of these sequences, oldest first."""
+        if not len(sequences):
+            return CHANGE_EVENTS.empty_table()
+        bounds = pc.min_max(sequences)
+        where = pc.field("sequence").isin(sequences)
+        first, last = bounds["min"].as_py(), bounds["max"].as_py()
+        found = self._lake.after(TABLE, by="sequence", value=first, until=last, inclusive=True, where=where)
+        return found.sort_by("sequence")
 
     def state(self, source: str, *, until: int | None = None, uris: Iterable[str] | None = None) -> pa.Table:
         """What the events of a source say about each document: one row of `change_events` each, deleted ones included.

@@ -206,13 +206,16 @@ class LakeReader:
         *,
         by: str,
         value: object,
+        until: object = None,
         inclusive: bool = False,
         where: ds.Expression | None = None,
     ) -> pa.Table:
-        """The rows with a larger value of a column (or the same); files whose values are all smaller stay closed."""
+        """The rows with a larger value of a column (or the same), up to `until`; other files stay closed."""
         names = list(TABLES[name].names if columns is None else columns)
         larger = pc.field(by) >= pc.scalar(value) if inclusive else pc.field(by) > pc.scalar(value)
         where = larger if where is None else larger & where
+        if until is not None:
+            where &= pc.field(by) <= pc.scalar(until)
         if self._open(name) is None:
             return TABLES[name].empty_table().select(names)
         uri = self.uri(name)
@@ -223,6 +226,8 @@ class LakeReader:
                 largest = facts[f"max.{by}"]
                 new = pc.greater_equal(largest, value) if inclusive else pc.greater(largest, value)
                 new = pc.fill_null(new, True)
+                if until is not None and f"min.{by}" in facts.schema.names:
+                    new = pc.and_(new, pc.fill_null(pc.less_equal(facts[f"min.{by}"], until), True))
                 if f"null_count.{by}" in facts.schema.names:
                     nothing = pc.equal(facts[f"null_count.{by}"], facts["num_records"])
                     new = pc.and_(new, pc.invert(pc.fill_null(nothing, False)))

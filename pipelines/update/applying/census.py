@@ -6,7 +6,7 @@ A convenience: where the record is lost, or is of another version of the manifes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,16 +42,16 @@ def count(project: Project) -> dict[str, Count]:
     return _counted(project)
 
 
-def carry(project: Project, before: Mapping[str, Count], changed: Iterable[tuple[str, Count]]) -> dict[str, Count]:
+def carry(project: Project, before: Mapping[str, Count], changed: Mapping[str, Count]) -> dict[str, Count]:
     """The counts after a merge, put on record.
 
     Args:
         project: whose manifest was merged.
         before: the counts of the version that it had.
-        changed: by how much a document's change moves its source's counts.
+        changed: by how much it moved each source's counts.
     """
     counts = dict(before)
-    for source, by in changed:
+    for source, by in changed.items():
         counts[source] = counts.get(source, Count()).plus(by)
     sources = {name: asdict(one) for name, one in counts.items()}
     staging.write_note(project.home.staging, _NOTE, {"of": _of(project), "sources": sources})

@@ -102,6 +102,8 @@ def detect_changes(
     if len(rows) > PORTION_ROWS:  # in the order in which the tables of contents lie: what follows goes part by part
         rows = rows.sort_by("content_hash")
     staging.write_changes(project.home.staging, rows, manifest_version=version)
+    del rows, staged
+    pa.default_memory_pool().release_unused()
     write_outcomes(project.home.staging, outcomes, applied)
     reports = [look for look in looks.values() if isinstance(look, ObserveReport)]
     return ChangesReport(

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,18 +19,18 @@ import pyarrow.compute as pc
 from pipelines.errors import MassDeletionRefused
 from pipelines.governance.access import AclRegistry, SourceLabels
 from pipelines.identity import doc_id, fingerprint
-from pipelines.lake import manifest
+from pipelines.lake import dead_letters, manifest
 from pipelines.lake.dead_letters import Failure
-from pipelines.lake.events import FOUND, Event, as_table
-from pipelines.lake.tables import Lake
+from pipelines.lake.events import Event
 from pipelines.project import Project
 from pipelines.sources.base import ITEMS, Listing
 from pipelines.sources.detect import decide, guard_deletions
 from pipelines.sources.section import SourceSection
 from pipelines.update import staging
 from pipelines.update.applying import approvals, census
+from pipelines.update.applying.waiting import StoredRows, WaitingEvents
 from pipelines.update.looking import progress
-from pipelines.update.looking.known import COMPARED, latest
+from pipelines.update.looking.known import latest
 from pipelines.update.looking.look import AGAIN
 from pipelines.update.looking.progress import Progress
 from pipelines.update.reports import SourceOutcome
@@ -53,7 +52,7 @@ class Applied:
     refreshed: list[pa.Table] = field(default_factory=list)  # only a time stamp that can be trusted now
     waiting: int = 0  # events that were found, and that this update leaves to the next one
     failures: list[Failure] = field(default_factory=list)
-    healed: list[tuple[str, str]] = field(default_factory=list)  # (source, uri) that a look found well, or gone
+    healed: list[tuple[str, str]] = field(default_factory=list)  # (source, uri), with a letter, and found well or gone
     refused: bool = False
     parse_again: list[str] = field(default_factory=list)  # content hashes whose failed parse shall be forgotten
     settled: bool = False
@@ -90,10 +89,9 @@ def apply_found(
     name = section.name
     state = progress.read(project.home, name)
     labels = SourceLabels(section, registry)
-    stored = _Stored(project.lake, name)
-    found = project.events.after(name, state.applied_sequence, FOUND)
-    if also:
-        found = pa.concat_tables([found, as_table(also, after=pc.max(found["sequence"]).as_py() or 0)])
+    stored = StoredRows(project.lake, name)
+    events = WaitingEvents(project.events, name, state.applied_sequence, also)
+    found = events.narrow
     outcome = SourceOutcome(name)
     fingerprint_now = labels_fingerprint(section)
     try:
@@ -111,29 +109,13 @@ def apply_found(
     through = max(state.applied_sequence, pc.max(part["sequence"]).as_py() or 0)
     outcome = replace(outcome, waiting=left)
     applied = Applied(name, through, fingerprint_now, outcome, waiting=left, settled=not left, approved=approved)
-    seen = _documents(applied, section, labels, stored, part)
-    _failures(applied, part)
+    letters = dead_letters.open_letters(project.lake)
+    lettered = frozenset(letters.filter(pc.equal(letters["source"], name))["uri"].to_pylist())
+    seen = _documents(applied, section, labels, stored, events, part, lettered)
+    _failures(applied, events.whole(part.filter(pc.not_equal(part["type"], "observed"))))
     if relabel or state.labels != fingerprint_now:
         _relabel(applied, stored, section, labels, seen, _as_labelled(project, section, state, stored.rows))
     return applied
-
-
-class _Stored:
-    """The manifest's rows of one source."""
-
-    def __init__(self, lake: Lake, source: str) -> None:
-        self._lake, self._source = lake, source
-
-    @cached_property
-    def rows(self) -> pa.Table:
-        """All of them, with the columns that a comparison takes; read when they are asked for."""
-        mine = pc.field("source") == self._source
-        return self._lake.read(manifest.TABLE, [*COMPARED, "source", "deleted_at"], where=mine)
-
-    def whole(self, doc_ids: Sequence[str]) -> list[Row]:
-        """The whole rows of some documents, as far as they are known."""
-        found: list[Row] = self._lake.lookup(manifest.TABLE, doc_ids).to_pylist()
-        return found
 
 
 def _ask(project: Project, name: str, previous: pa.Table, error: MassDeletionRefused) -> None:
@@ -157,7 +139,7 @@ def _guarded(
     project: Project,
     section: SourceSection,
     state: Progress,
-    stored: _Stored,
+    stored: StoredRows,
     found: pa.Table,
     *,
     approve_deletions: bool,
@@ -200,18 +182,30 @@ def _few(project: Project, source: str, absent: pa.Array, since: datetime) -> bo
 
 
 def _documents(
-    applied: Applied, section: SourceSection, labels: SourceLabels, stored: _Stored, found: pa.Table
+    applied: Applied,
+    section: SourceSection,
+    labels: SourceLabels,
+    stored: StoredRows,
+    events: WaitingEvents,
+    found: pa.Table,
+    lettered: frozenset[str],
 ) -> set[str]:
     """Stage what was found; returns the doc_ids of what the source itself was seen to hold."""
     last = latest(found.filter(pc.is_in(found["type"], value_set=pa.array(["observed", "absent"]))))
     seen: set[str] = set()
     for start in range(0, len(last), _PART_ROWS):
-        seen |= _documents_of(applied, section, labels, stored, last.slice(start, _PART_ROWS))
+        whole = events.whole(last.slice(start, _PART_ROWS))
+        seen |= _documents_of(applied, section, labels, stored, whole, lettered)
     return seen
 
 
 def _documents_of(
-    applied: Applied, section: SourceSection, labels: SourceLabels, stored: _Stored, last: pa.Table
+    applied: Applied,
+    section: SourceSection,
+    labels: SourceLabels,
+    stored: StoredRows,
+    last: pa.Table,
+    lettered: frozenset[str],
 ) -> set[str]:
     """The same for one part: rows as Python holds them take ten times the memory of columns."""
     acl_ids = labels.acl_ids(last["uri"], last["readers"]).tolist()
@@ -222,7 +216,8 @@ def _documents_of(
     refreshed: list[Row] = []
     for event, document, acl_id in zip(last.to_pylist(), ids, acl_ids, strict=True):
         known = before.get(document)
-        applied.healed.append((section.name, event["uri"]))
+        if event["uri"] in lettered:
+            applied.healed.append((section.name, event["uri"]))
         if event["type"] == "absent":
             if known is not None and known["status"] != manifest.DELETED:
                 detected = {"detected_at": event["received_at"]}
@@ -298,9 +293,12 @@ def _counted(applied: Applied, row: Row, known: Row | None) -> Row:
 
 
 def _failures(applied: Applied, found: pa.Table) -> None:
-    """The last failure of each document and stage that nothing cured since, and every message not understood."""
+    """The last failure of each document and stage that nothing cured since, and every message not understood.
+
+    `found` has no documents that were observed.
+    """
     open_ones: dict[tuple[str, str], Failure] = {}
-    for event in found.filter(pc.not_equal(found["type"], "observed")).to_pylist():
+    for event in found.to_pylist():
         uri, told = event["uri"], json.loads(event["attributes"])
         if event["type"] == "rejected":
             applied.failures.append(_failure(applied.source, event, "event", transient=False))
@@ -330,7 +328,7 @@ def _failure(source: str, event: Row, stage: Any, *, transient: bool) -> Failure
 
 def _relabel(
     applied: Applied,
-    stored: _Stored,
+    stored: StoredRows,
     section: SourceSection,
     labels: SourceLabels,
     seen: Iterable[str],

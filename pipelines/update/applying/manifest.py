@@ -51,7 +51,7 @@ def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
     dead_letters.record(lake, failures, healthy=(), run_id=run_id)
     counted = census.count(project)
     counts: Counter[str] = Counter()
-    moved: list[tuple[str, census.Count]] = []
+    moved: dict[str, census.Count] = {}
     now = datetime.now(UTC)
     parts = [
         _next_rows(project, staged.slice(start, _PART_ROWS), counts, moved, run_id=run_id, now=now)
@@ -83,7 +83,7 @@ def _next_rows(
     project: Project,
     staged: pa.Table,
     counts: Counter[str],
-    moved: list[tuple[str, census.Count]],
+    moved: dict[str, census.Count],
     *,
     run_id: str,
     now: datetime,
@@ -99,7 +99,8 @@ def _next_rows(
         if row is not None:
             rows.append({**row, "run_id": run_id, "updated_at": now})
             before = census.of_row(previous.get(change["doc_id"]))
-            moved.append((change["source"], census.of_row(row).plus(before, -1)))
+            source = change["source"]
+            moved[source] = moved.get(source, census.Count()).plus(census.of_row(row)).plus(before, -1)
     return pa.Table.from_pylist(rows, schema=DOCUMENTS)
 
 
