@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipelines.chunking.stage import chunk_stage
 from pipelines.errors import LakeError, SourceError
-from pipelines.governance.access import AclRegistry, SourceLabels
+from pipelines.governance.access import AclRegistry
 from pipelines.identity import content_hash
 from pipelines.lake import manifest
 from pipelines.lake.dead_letters import Failure
@@ -70,7 +70,9 @@ def plan(project: Project, *, approve_deletions: bool = False, scan: bool = True
             project, section, registry, documents, approve_deletions=approve_deletions, also=also, ask=False
         )
         staged = applied.rows().select(["action", "doc_id", *_KEY])
-        for action, document, content, media_type in zip(*(column.to_pylist() for column in staged.columns), strict=True):
+        for action, document, content, media_type in zip(
+            *(column.to_pylist() for column in staged.columns), strict=True
+        ):
             if action == "delete":
                 desired.pop(document, None)
             elif action == "content":
@@ -123,7 +125,7 @@ def _looks(project: Project, contents: _Contents) -> dict[str, _Looked | BaseExc
 
     def work(section: SourceSection, beat: Beat) -> _Looked:
         lake, log = Lake(project.home.lake), EventLog(project.home)
-        labels = SourceLabels(section, AclRegistry(lake.read("acl_sets")))
+        labels = project.labels(section, AclRegistry(lake.read("acl_sets")))
         source = open_source(section, project.surroundings())
         look = Look(section, source, labels, contents.keep, progress=lambda _done, _total: beat())
         state = progress.read(project.home, section.name)
