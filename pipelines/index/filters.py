@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from pipelines.index.protocol import Visible
+
 PORTION = 2_000  # values of one `in [...]`: about 80 KB of expression for our hashes
 
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
@@ -22,6 +24,14 @@ def any_string(field: str, values: Iterable[str]) -> str:
 def any_integer(field: str, values: Iterable[int]) -> str:
     """`field in [...]` for integers, sorted and without duplicates, so that equal sets are equal expressions."""
     return f"{field} in [{', '.join(str(int(value)) for value in sorted(set(values)))}]"
+
+
+def shown(visible: Visible) -> str:
+    """The rows that somebody may be shown. Equal rights are equal expressions."""
+    expression = f"tenant == {quote(visible.tenant)} and {any_integer('acl_id', visible.acl_ids)}"
+    if visible.withheld:
+        expression += f" and doc_id not in [{', '.join(map(quote, sorted(visible.withheld)))}]"
+    return expression
 
 
 def portions(values: Sequence[str], size: int = PORTION) -> Iterator[Sequence[str]]:

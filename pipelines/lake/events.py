@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -181,6 +182,16 @@ class EventLog:
         where = pc.field("sequence").isin(sequences)
         first, last = bounds["min"].as_py(), bounds["max"].as_py()
         found = self._lake.after(TABLE, by="sequence", value=first, until=last, inclusive=True, where=where)
+        return found.sort_by("sequence")
+
+    def newer(self, marks: Mapping[str, int], types: Sequence[EventType]) -> pa.Table:
+        """Source, uri, readers and sequence of events that are newer than their source's mark, oldest first."""
+        columns = ["source", "uri", "readers", "sequence"]
+        if not marks:
+            return self._lake.read(TABLE, columns, where=pc.scalar(False))
+        own = ((pc.field("source") == source) & (pc.field("sequence") > mark) for source, mark in marks.items())
+        where = reduce(or_, own) & pc.field("type").isin(list(types))
+        found = self._lake.after(TABLE, columns, by="sequence", value=min(marks.values()), where=where)
         return found.sort_by("sequence")
 
     def state(self, source: str, *, until: int | None = None, uris: Iterable[str] | None = None) -> pa.Table:

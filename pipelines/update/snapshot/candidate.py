@@ -11,7 +11,7 @@ from pipelines.index.slots import idle_slot
 from pipelines.lake import manifest, snapshots
 from pipelines.lake.derive import Progress
 from pipelines.lake.manifest import ManifestChanges
-from pipelines.lake.snapshots import Snapshot, TermStatistics
+from pipelines.lake.snapshots import Snapshot
 from pipelines.project import Project
 from pipelines.update import staging
 from pipelines.update.reports import CandidateReport
@@ -180,7 +180,7 @@ def _build_full(
         row_digest=digest(expected.row_hashes),
         upserted=len(expected),
         deleted=0,
-        statistics=TermStatistics.empty().plus(expected.terms()),
+        statistics=snapshots.counted({}, expected.terms()),
         run_id=run_id,
     )
 
@@ -229,7 +229,7 @@ def _build_difference(
         row_digest=digest(after.row_hashes, start=carried),
         upserted=len(upserts),
         deleted=len(deletes),
-        statistics=statistics.plus(before.terms(), sign=-1).plus(after.terms()),
+        statistics=snapshots.counted(snapshots.counted(statistics, before.terms(), sign=-1), after.terms()),
         run_id=run_id,
     )
     return snapshot, tuple(changes.doc_ids)
@@ -247,7 +247,7 @@ def _record(
     row_digest: str,
     upserted: int,
     deleted: int,
-    statistics: TermStatistics,
+    statistics: snapshots.Statistics,
     run_id: str,
 ) -> Snapshot:
     """Record the candidate in the tables first, then in the slot: a slot never names a snapshot nobody knows."""
