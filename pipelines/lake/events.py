@@ -121,6 +121,7 @@ class EventLog:
             return Appended(0, 0, self.last_sequence())
         payloads = [event.stored if event.content is None else content_hash(event.content) for event in events]
         rows = {event.identity(payload): (event, payload) for event, payload in zip(events, payloads, strict=True)}
+        self._home.claim()
         with waiting_lock(self._home.events_lock):
             newest = self.last_sequence()
             last = max(newest, int(time.time() * 1_000_000) - 1)
