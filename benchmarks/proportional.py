@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs=2, default=list(SIZES))
     parser.add_argument("--repeat", type=int, default=5, help="announced changes at each size, in turn")
     parser.add_argument("--updates", type=int, default=500, help="of the smaller corpus, at the end; 0: none")
+    parser.add_argument("--built", action="store_true", help="measure what an earlier run left in --folder")
     parser.add_argument("--verify", action="store_true", help="read both indexes back at the end")
     parser.add_argument("--one", type=int, help="build this size in this process (what each size is run as)")
     options = parser.parse_args()
@@ -161,7 +162,7 @@ def main() -> None:
 
 def _compare(folder: Path, options: Any) -> dict[str, Any]:
     builds = []
-    for size in options.sizes:
+    for size in () if options.built else options.sizes:
         with measuring.scratch(folder / str(size)):
             command = [sys.executable, "-m", "benchmarks.proportional", "--one", str(size)]
             done = subprocess.run(
@@ -205,7 +206,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
 
     totals = {size: float(median(one["seconds"] for one in found)) for size, found in changes.items()}
     small, large = totals
-    lines = [
+    built = [
         measuring.table(
             [
                 [
@@ -232,9 +233,12 @@ def _lines(result: dict[str, Any]) -> list[str]:
                 ]
                 for b in builds
             ],
-            ["build", *(head for step in builds[0]["steps"] for head in (f"{step} s", "MiB"))],
+            ["build", *(head for step in (builds[0]["steps"] if builds else ()) for head in (f"{step} s", "MiB"))],
         ),
         "",
+    ]
+    lines = [
+        *(built if builds else ()),
         measuring.table(
             [
                 [

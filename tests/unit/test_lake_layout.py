@@ -184,6 +184,14 @@ def test_rows_above_a_value_are_read_from_the_files_that_can_have_one(
     assert len(opened) == 5
 
 
+def test_tables_behind_an_address_are_looked_up_in_the_same_way(tmp_path: Path) -> None:
+    lake = Lake(f"file://{tmp_path}/lake")
+    lake.merge("documents", documents_named(f"doc-{n}" for n in range(20)), key="doc_id", run_id="1")
+    wanted = lake.read("documents")["doc_id"].to_pylist()[:3]
+    assert sorted(lake.lookup("documents", wanted)["doc_id"].to_pylist()) == sorted(wanted)
+    assert len(lake.lookup("documents", Portion())) == 20
+
+
 def test_a_manifest_of_an_earlier_layout_is_refused_with_what_to_do(lake: Lake, tmp_path: Path) -> None:
     from deltalake import write_deltalake
 
