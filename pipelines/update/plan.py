@@ -70,7 +70,9 @@ def plan(project: Project, *, approve_deletions: bool = False, scan: bool = True
             project, section, registry, documents, approve_deletions=approve_deletions, also=also, ask=False
         )
         staged = applied.rows().select(["action", "doc_id", *_KEY])
-        for action, document, content, media_type in zip(*(column.to_pylist() for column in staged.columns), strict=True):
+        for action, document, content, media_type in zip(
+            *(column.to_pylist() for column in staged.columns), strict=True
+        ):
             if action == "delete":
                 desired.pop(document, None)
             elif action == "content":
