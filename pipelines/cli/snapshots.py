@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -19,30 +20,46 @@ def verify(config_path: Path, as_json: bool) -> None:
     from pipelines.update.snapshot.verify import verify as read_back
 
     console = open_console(as_json)
-    report = read_back(open_project(config_path))
+    with progress_bars() as bars:
+        report = read_back(open_project(config_path), progress=bars.of("rows"))
     told = {
         "ok": report.ok,
         "snapshot_id": report.snapshot_id,
+        "compared": report.compared,
+        "complete": report.complete,
         "rows": report.rows,
         "expected_rows": report.expected_rows,
         "expected_digest": report.expected_digest,
         "actual_digest": report.actual_digest,
+        "differing": report.differing,
         "differing_documents": list(report.differing_documents),
+        "differing_rows": list(report.differing_rows),
         "seconds": {"total": report.seconds},
     }
-    verdict = "the index holds exactly what the tables say" if report.ok else "THE INDEX DIFFERS FROM THE TABLES"
+    verdict = "the index holds exactly what the tables say"
+    if not report.complete:
+        verdict = "what could be compared of the index is as the tables say, NOT EVERYTHING COULD BE"
+    if not report.ok:
+        verdict = "THE INDEX DIFFERS FROM THE TABLES"
     console.result(
         told,
         [
             f"{verdict}: snapshot {report.snapshot_id}, {report.rows} rows (expected {report.expected_rows})",
             f"expected digest  {report.expected_digest}",
             f"actual digest    {report.actual_digest}",
-            *(f"differs          {uri}" for uri in report.differing_documents),
+            f"compared         {report.compared}",
+            *(f"differs          {_differing(row)}" for row in report.differing_rows),
         ],
     )
     if not report.ok:
         console.note("run `lockstep update --full` to build the index from the tables again")
         click.get_current_context().exit(1)
+
+
+def _differing(row: Mapping[str, object]) -> str:
+    where = " ".join(str(row[name]) for name in ("uri", "chunk_id") if name in row)
+    what = " ".join(str(row[name]) for name in ("problem", "which", "told", "table", "key") if name in row)
+    return f"{where}: {what}"
 
 
 @click.command()

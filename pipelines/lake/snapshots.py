@@ -16,6 +16,7 @@ from pipelines.lake.schemas import INDEX_SNAPSHOTS, TERM_STATISTICS
 from pipelines.lake.tables import Lake
 
 TABLE = "index_snapshots"
+RECIPES = "recipes"  # of a snapshot's `model`: what its rows were made by, which no reader needs
 Status = Literal["building", "candidate", "live", "retired", "rejected"]
 Kind = Literal["incremental", "full", "rollback"]
 
@@ -45,6 +46,11 @@ class Snapshot:
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     updated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     promoted_at: datetime | None = None  # when readers first saw it; kept when it goes and comes back
+
+    @property
+    def recipes(self) -> dict[str, str]:
+        """Media type to the fingerprint of the chunks that the rows were made from."""
+        return dict(self.model[RECIPES])
 
 
 def history(lake: Lake, index_name: str) -> list[Snapshot]:
