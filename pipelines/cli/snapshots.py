@@ -67,7 +67,7 @@ def _differing(row: Mapping[str, object]) -> str:
 @json_option
 def snapshots(config_path: Path, as_json: bool) -> None:
     """List the history of the index, newest first, like git log."""
-    from pipelines.lake.snapshots import history
+    from pipelines.lake.snapshots import AGREEMENT, history
 
     console = open_console(as_json)
     project = open_project(config_path)
@@ -84,12 +84,18 @@ def snapshots(config_path: Path, as_json: bool) -> None:
             "collection": s.collection,
             "run_id": s.run_id,
             "created_at": s.created_at.isoformat(),
+            "differing_documents": s.gates.get(AGREEMENT, {}).get("differing_documents", []),
         }
         for s in reversed(history(project.lake, project.alias))
     ]
     shown = ("snapshot_id", "status", "kind", "documents", "rows", "created_at")
     rows = [[*(str(s[name])[:19] for name in shown), str(s["digest"])[:16]] for s in found]
-    console.result({"snapshots": found}, columns(rows, [*shown, "digest"]) if rows else ["there is no snapshot yet"])
+    lines = columns(rows, [*shown, "digest"]) if rows else ["there is no snapshot yet"]
+    for one in found:
+        if one["status"] == "diverged":
+            documents = ", ".join(one["differing_documents"]) or "none: its recorded digest alone"
+            lines.append(f"{one['snapshot_id']} was rebuilt and differs from the incremental index in: {documents}")
+    console.result({"snapshots": found}, lines)
 
 
 @click.command()

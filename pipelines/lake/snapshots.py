@@ -17,7 +17,9 @@ from pipelines.lake.tables import Lake
 
 TABLE = "index_snapshots"
 RECIPES = "recipes"  # of a snapshot's `model`: what its rows were made by, which no reader needs
-Status = Literal["building", "candidate", "live", "retired", "rejected"]
+# diverged: rebuilt from nothing, and not what the incremental index held; kept beside it for an operator to decide.
+Status = Literal["building", "candidate", "live", "retired", "rejected", "diverged"]
+AGREEMENT = "agrees_with_incremental"  # the gate that a diverged snapshot, and none but that, did not pass
 Kind = Literal["incremental", "full", "rollback"]
 
 

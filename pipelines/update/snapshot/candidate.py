@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.identity import digest, fingerprint
-from pipelines.index.slots import idle_slot
+from pipelines.index.slots import every_slot, idle_slot, kept_slots, slot_names
 from pipelines.lake import manifest, snapshots
 from pipelines.lake.derive import Progress
 from pipelines.lake.manifest import ManifestChanges
@@ -59,6 +59,7 @@ def build_candidate(
         reason = _nothing_to_do(project, live, history, version)
         if reason:
             return _report(live, built=False, touched=(), reason=reason, started=started)
+    _drop_spare(project, history)
     plan = _plan(project, history, version, full=full)
     built = plan.changes and _build_difference(project, plan, plan.changes, history, version, run_id, progress)
     if built:
@@ -103,14 +104,14 @@ def lost_manifest(project: Project, snapshot: Snapshot) -> bool:
 
 
 def _same_rows(project: Project, changes: ManifestChanges) -> bool:
-    for some in _parts(changes):
+    for some in some_at_a_time(changes):
         before, after = ExpectedRows(project, some.before), ExpectedRows(project, some.after)
         if before.documents_without_rows() or before.hashes() != after.hashes():
             return False
     return True
 
 
-def _parts(changes: ManifestChanges) -> Iterator[ManifestChanges]:
+def some_at_a_time(changes: ManifestChanges) -> Iterator[ManifestChanges]:
     """The changes of some documents at a time, so that their rows fit in memory."""
     ids = changes.doc_ids
     for start in range(0, len(ids), _DOCUMENTS_A_JOIN):
@@ -157,6 +158,17 @@ def _plan(project: Project, history: list[Snapshot], version: int, *, full: bool
     # Of a candidate that was killed before its gates, they must look at what that build wrote, too.
     proved = held.status != "candidate" or bool(held.gates)
     return SlotPlan(collection, state, changes, reason, proved)
+
+
+def _drop_spare(project: Project, history: list[Snapshot]) -> None:
+    """Remove a slot that was used only while another was kept for an operator, once nothing is kept any more."""
+    index = project.index()
+    live = index.alias_target(project.alias)
+    if kept_slots(history) - {live}:
+        return
+    spare = set(every_slot(project.alias)) - set(slot_names(project.alias, project.config.milvus.slots)) - {live}
+    for collection in sorted(spare.intersection(index.collections())):
+        index.drop(collection)
 
 
 def rebuild_at(project: Project, snapshot: Snapshot, *, run_id: str, progress: Progress | None = None) -> Snapshot:
@@ -232,7 +244,7 @@ def _build_difference(
     interrupted = bool(state["building"])
     rows, row_digest, upserted, deleted = int(state["rows"]), str(state["digest"]), 0, 0
     done, total = 0, len(changes.doc_ids)
-    for some in _parts(changes):
+    for some in some_at_a_time(changes):
         before, after = ExpectedRows(project, some.before), ExpectedRows(project, some.after)
         wanted = after.hashes()
         # What the slot really holds decides what is written: a build that was killed half-way left some of it done.

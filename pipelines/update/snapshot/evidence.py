@@ -49,6 +49,11 @@ class Problems:
         if "uri" in problem and len(self.documents) < _DOCUMENTS:
             self.documents.add(str(problem["uri"]))
 
+    def joined(self, other: Problems) -> Problems:
+        """These and those."""
+        documents = sorted(self.documents | other.documents)[:_DOCUMENTS]
+        return Problems(self.count + other.count, [*self.first, *other.first][:_SHOWN], set(documents))
+
 
 @dataclass(slots=True)
 class Evidence:

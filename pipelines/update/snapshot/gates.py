@@ -132,12 +132,19 @@ def run_gates(project: Project, snapshot_id: str) -> list[GateResult]:
 
 
 def record_gates(project: Project, snapshot_id: str, results: Iterable[GateResult], *, run_id: str) -> None:
-    """Write the results into the snapshot's record; a candidate with a gate that did not pass becomes rejected."""
-    snapshot = snapshots.find(snapshots.history(project.lake, project.alias), snapshot_id)
+    """Write the results into the snapshot's record; a candidate with a gate that did not pass becomes rejected.
+
+    One that passed them all and differs from the incremental index becomes diverged: nobody knows yet which is right.
+    """
+    history = snapshots.history(project.lake, project.alias)
+    snapshot = snapshots.find(history, snapshot_id)
     recorded = {result.name: {"passed": result.passed, **result.details} for result in results}
-    passed = all(gate["passed"] for gate in recorded.values())
-    status = snapshot.status if passed else "rejected"
-    snapshots.record(project.lake, replace(snapshot, gates=recorded, status=status, run_id=run_id))
+    failed = {name for name, gate in recorded.items() if not gate["passed"]}
+    status = snapshot.status
+    if failed:
+        status = "diverged" if failed == {snapshots.AGREEMENT} else "rejected"
+    older = [replace(s, status="rejected") for s in history if s.status == status == "diverged"]
+    snapshots.record(project.lake, replace(snapshot, gates=recorded, status=status, run_id=run_id), *older)
 
 
 def require(snapshot_id: str, results: Iterable[GateResult]) -> None:
