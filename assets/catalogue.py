@@ -87,7 +87,8 @@ def table_result(
         project: whose table it is.
         table: its name, which is also the asset's.
         report: the library's record of the step.
-        preview: columns to show; never a vector.
+        preview: columns to show; never a vector, and never words of a document, which the UI would show to everybody
+            and keep with the run, whatever becomes of who may read them.
         check_results: of the checks that the asset's own step made.
         counts: more metadata, under the keys that all assets share (added, changed, deleted, unchanged).
     """

@@ -60,7 +60,8 @@ _OF_TABLE: dict[str, dict[str, str]] = {
         "detected_at": "When Lockstep first heard of what the row says now (UTC)",
     },
     "acl_sets": {
-        "acl_id": "Number of the access set",
+        "acl_id": "Number of the access set: a hash of tenant and principals",
+        "tenant": "Whose principals they are",
         "principals": "Who may read, sorted: user:, group: and role: names",
     },
     "elements": {

@@ -37,7 +37,7 @@ def chunks(context: dg.AssetExecutionContext, writer: LockstepWriter) -> Materia
     with writer.step(context, "chunks") as step:
         report = step.done(chunk_documents(step.project, run_id=step.run_id, progress=step.progress))
         return table_result(
-            step.project, "chunks", report, preview=["ordinal", "chunk_count", "kind", "heading_path", "tokens", "text"]
+            step.project, "chunks", report, preview=["content_hash", "ordinal", "chunk_count", "kind", "tokens"]
         )
 
 

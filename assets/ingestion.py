@@ -116,7 +116,7 @@ def elements(context: dg.AssetExecutionContext, writer: LockstepWriter) -> Mater
             report,
             added=report.parsed + report.empty + report.failed,
             unchanged=report.reused,
-            preview=["title", "status", "error_class", "characters", "pages", "seconds"],
+            preview=["content_hash", "status", "error_class", "characters", "pages", "seconds"],
         )
 
 
@@ -157,12 +157,12 @@ def manifest(context: dg.AssetExecutionContext, writer: LockstepWriter) -> Itera
     """Merge what was found and could be parsed into the manifest, in one commit; no change, no commit."""
     with writer.step(context, "documents") as step:
         report = step.done(merge_manifest(step.project, run_id=step.run_id))
-        yield table_result(step.project, "acl_sets", report, preview=["acl_id", "principals"])
+        yield table_result(step.project, "acl_sets", report, preview=["acl_id", "tenant", "principals"])
         yield table_result(
             step.project,
             "documents",
             report,
-            preview=["source", "uri", "title", "version", "acl_id", "media_type", "status"],
+            preview=["source", "uri", "version", "tenant", "acl_id", "media_type", "status"],
         )
 
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from pipelines.home import Home
 from pipelines.index.milvus import MilvusIndex
-from pipelines.index.protocol import UNFILTERED, AclFilter
+from pipelines.index.protocol import UNFILTERED, AccessFilter, Visible
 from pipelines.index.rows import INDEX_ROW
 from pipelines.index.server import ensure_server, server_status, stop_server
 from pipelines.retrieval.search import Mode, Queries, Retriever
@@ -115,17 +115,17 @@ def measure(index: MilvusIndex, rows: int, dimension: int, repeats: int, server_
         dict(zip(t.tolist(), random.uniform(1, 8, len(t)).tolist(), strict=True)) for t in make_terms(random, 200, 9)
     ]
     retriever = Retriever(index)
-    callers: dict[str, AclFilter] = {
+    callers: dict[str, AccessFilter] = {
         "unfiltered": UNFILTERED,
-        "all": range(ACL_SETS),
-        "50%": range(0, ACL_SETS, 2),
-        "20%": range(0, ACL_SETS, 5),
-        "2%": [3],
+        "all": Visible("default", tuple(range(ACL_SETS))),
+        "50%": Visible("default", tuple(range(0, ACL_SETS, 2))),
+        "20%": Visible("default", tuple(range(0, ACL_SETS, 5))),
+        "2%": Visible("default", (3,)),
     }
 
-    def ask(first: int, count: int, mode: Mode, acl_ids: AclFilter, k: int = 10) -> None:
+    def ask(first: int, count: int, mode: Mode, visible: AccessFilter, k: int = 10) -> None:
         queries = Queries(dense[first : first + count], sparse[first : first + count])
-        found = retriever.search(retriever.resolve(ALIAS), queries, acl_ids=acl_ids, k=k, mode=mode)
+        found = retriever.search(retriever.resolve(ALIAS), queries, visible=visible, k=k, mode=mode)
         assert all(found), "every question must have hits"
 
     modes: tuple[Mode, ...] = ("hybrid", "dense", "bm25")
@@ -169,7 +169,7 @@ def measure(index: MilvusIndex, rows: int, dimension: int, repeats: int, server_
 
 
 def recall(
-    index: MilvusIndex, rows: int, dimension: int, dense: np.ndarray, callers: dict[str, AclFilter]
+    index: MilvusIndex, rows: int, dimension: int, dense: np.ndarray, callers: dict[str, AccessFilter]
 ) -> dict[str, float]:
     """Share of the exact ten nearest rows that the dense search finds, by caller."""
     random = np.random.default_rng(1)
@@ -183,10 +183,10 @@ def recall(
     scores = dense @ np.concatenate(stored).T
     acl = (np.arange(rows) // 4) % ACL_SETS
     result = {}
-    for caller, acl_ids in callers.items():
-        allowed = np.ones(rows, bool) if acl_ids is UNFILTERED else np.isin(acl, list(acl_ids))
+    for caller, visible in callers.items():
+        allowed = np.ones(rows, bool) if visible is UNFILTERED else np.isin(acl, visible.acl_ids)
         exact = np.argsort(-np.where(allowed, scores, -np.inf), axis=1)[:, :10]
-        found = index.search_dense("bench__a", dense, acl_ids=acl_ids, limit=10)
+        found = index.search_dense("bench__a", dense, visible=visible, limit=10)
         shares = [
             len({int(chunk_id, 16) for chunk_id in one.chunk_ids} & set(best.tolist())) / 10
             for one, best in zip(found, exact, strict=True)

@@ -87,6 +87,12 @@ class RetentionConfig(Section):
     history_days: float = Field(default=30.0, ge=0)  # of table versions, and of applied events
 
 
+class PrincipalsConfig(Section):
+    """How names of people, groups and roles are compared."""
+
+    fold_case: bool = False  # True: for a directory that does not tell upper case from lower
+
+
 class ReceiverConfig(Section):
     """Where `lockstep receive` listens for webhooks. Put a proxy with TLS before it."""
 
@@ -123,6 +129,7 @@ class Config(Section):
     retention: RetentionConfig = RetentionConfig()
     receiver: ReceiverConfig = ReceiverConfig()
     quality: QualityConfig = QualityConfig()
+    principals: PrincipalsConfig = PrincipalsConfig()
     milvus: IndexConfig = IndexConfig()
     engine: Literal["local"] = "local"
 

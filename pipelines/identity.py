@@ -54,9 +54,12 @@ def doc_id(source: str, uri: str) -> str:
     return _short("doc", source, uri)
 
 
-def acl_id(principals: Sequence[str]) -> int:
-    """Identity of an access set, from its sorted principals: a positive integer of 60 bits, quick to filter by."""
-    return 1 + int(_short("acl", *principals)[:15], 16)
+def acl_id(tenant: str, principals: Sequence[str]) -> int:
+    """Identity of an access set, from its tenant and its sorted principals: a positive integer of 60 bits.
+
+    Equal principals of two tenants are two sets: an id alone never leads from one tenant to another.
+    """
+    return 1 + int(_short("acl", tenant, *principals)[:15], 16)
 
 
 def chunk_id(doc: str, text: str, occurrence: int) -> str:

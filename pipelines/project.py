@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.config import Config, load_config
+from pipelines.governance.access import AclRegistry, SourceLabels
 from pipelines.home import Home
 from pipelines.lake.blobs import BlobStore
 from pipelines.lake.events import EventLog
 from pipelines.lake.lock import writer_lock
 from pipelines.lake.tables import Lake
 from pipelines.recipe import Recipe
+from pipelines.sources.section import SourceSection
 from pipelines.sources.surroundings import AwsClient, Surroundings
 
 if TYPE_CHECKING:
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
 class Project:
     """A configuration and its data folder."""
 
-    def __init__(self, config: Config, home: Home, *, index: Index | None = None) -> None:
+    def __init__(
+        self, config: Config, home: Home, *, index: Index | None = None, config_path: Path | None = None
+    ) -> None:
         self.config = config
+        self.config_path = config_path  # where it was read from, for who looks whether it has changed since
         self.home = home
         self.lake = Lake(home.lake)
         self.blobs = BlobStore(home.blobs)
@@ -44,12 +49,20 @@ class Project:
         Raises:
             ConfigError: the configuration is missing or wrong.
         """
-        return cls(load_config(config_path), home)
+        return cls(load_config(config_path), home, config_path=config_path)
 
     @cached_property
     def recipe(self) -> Recipe:
         """The fingerprints of today's configuration."""
         return Recipe(self.config)
+
+    def labels(self, section: SourceSection, registry: AclRegistry) -> SourceLabels:
+        """Today's access rules of a source.
+
+        Raises:
+            AccessError: a rule is malformed.
+        """
+        return SourceLabels(section, registry, fold_case=self.config.principals.fold_case)
 
     def surroundings(self) -> Surroundings:
         """What a source may use; its own each time, because each source is contacted in a thread of its own."""

@@ -71,6 +71,7 @@ def answer_batch(
     path: Path,
     principals: Sequence[str],
     *,
+    tenant: str,
     k: int,
     mode: Mode | None,
     trec: bool,
@@ -81,7 +82,7 @@ def answer_batch(
         ConfigError: the file is malformed.
     """
     questions = read_questions(path)
-    answer = asker.ask_documents([text for _, text in questions], principals, k=k, mode=mode)
+    answer = asker.ask_documents([text for _, text in questions], principals, tenant=tenant, k=k, mode=mode)
     found = [(identity, hits) for (identity, _), hits in zip(questions, answer.hits, strict=True)]
     if trec:
         sys.stdout.writelines(trec_lines(found))

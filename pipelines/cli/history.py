@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipelines.cli.console import columns
-from pipelines.cli.invocation import config_option, json_option, open_console, open_project
+from pipelines.cli.invocation import (
+    config_option,
+    json_option,
+    open_console,
+    open_project,
+    principals_option,
+    tenant_option,
+)
 
 if TYPE_CHECKING:
     from pipelines.update.history.versions import DocumentHistory
@@ -59,12 +66,14 @@ def _lines(document: DocumentHistory) -> list[str]:
 @click.argument("chunk_id")
 @config_option
 @json_option
-def explain(chunk_id: str, config_path: Path, as_json: bool) -> None:
+@principals_option("Explain only what they may read: user:NAME, group:NAME or role:NAME; may be repeated.")
+@tenant_option
+def explain(chunk_id: str, config_path: Path, as_json: bool, principals: Sequence[str], tenant: str) -> None:
     """Tell where the chunk CHUNK_ID of the live index comes from; a unique beginning of the id is enough."""
     from pipelines.update.history.explain import explain as look
 
     console = open_console(as_json)
-    found = asdict(look(open_project(config_path), chunk_id))
+    found = asdict(look(open_project(config_path), chunk_id, principals=principals, tenant=tenant))
     lines = [f"chunk {found['chunk_id']}"]
     for topic in ("place", "document", "access", "parsing", "recipe", "encoding", "snapshot", "times"):
         known = {name: value for name, value in found[topic].items() if value not in (None, "", [])}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pipelines.cli.console import Console
 from pipelines.errors import AccessError, ConfigError, LockstepError
 from pipelines.home import Home
+from pipelines.principals import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from pipelines.project import Project
+
+FC = TypeVar("FC", bound=Callable[..., Any])
 
 USAGE = (ConfigError, AccessError)
 """Errors that mean: the command was not asked rightly. Exit status 2."""
@@ -29,6 +32,19 @@ config_option = click.option(
     help="Configuration file.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+
+
+tenant_option = click.option(
+    "--tenant",
+    default=DEFAULT_TENANT,
+    show_default=True,
+    help="Whose people ask; rows of another tenant are out of reach, whoever asks.",
+)
+
+
+def principals_option(text: str) -> Callable[[FC], FC]:
+    """`--as PRINCIPAL`, which may be repeated; `text` says what it is for."""
+    return click.option("--as", "principals", multiple=True, metavar="PRINCIPAL", help=text)
 
 
 @contextmanager

@@ -8,20 +8,22 @@ from typing import Any
 
 import click
 
-from pipelines.cli.invocation import config_option, json_option, open_console, open_project
+from pipelines.cli.invocation import (
+    config_option,
+    json_option,
+    open_console,
+    open_project,
+    principals_option,
+    tenant_option,
+)
 
 
 @click.command()
 @click.argument("text", required=False)
 @config_option
 @json_option
-@click.option(
-    "--as",
-    "principals",
-    multiple=True,
-    metavar="PRINCIPAL",
-    help="Who asks: user:NAME, group:NAME or role:NAME; may be repeated. Nobody: no results.",
-)
+@principals_option("Who asks: user:NAME, group:NAME or role:NAME; may be repeated. Nobody: no results.")
+@tenant_option
 @click.option("--k", default=10, show_default=True, type=click.IntRange(1, 1000), help="Hits a question.")
 @click.option("--mode", type=click.Choice(["hybrid", "dense", "bm25"]), help="Default: as configured.")
 @click.option(
@@ -41,6 +43,7 @@ def query(
     config_path: Path,
     as_json: bool,
     principals: Sequence[str],
+    tenant: str,
     k: int,
     mode: Any,
     batch: Path | None,
@@ -60,10 +63,10 @@ def query(
         console.note("nobody asks (--as was not given), and nobody may read anything: no results")
     asker = Asker(open_project(config_path))
     if batch is not None:
-        answer_batch(console, asker, batch, principals, k=k, mode=mode, trec=output == "trec")
+        answer_batch(console, asker, batch, principals, tenant=tenant, k=k, mode=mode, trec=output == "trec")
         return
     assert text is not None
-    answer = asker.ask([text], principals, k=k, mode=mode)
+    answer = asker.ask([text], principals, tenant=tenant, k=k, mode=mode)
     hits = [hit_record(hit) for hit in answer.hits[0]]
     lines = []
     for number, hit in enumerate(hits, start=1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from pipelines.index.protocol import Visible
 from pipelines.lake.portions import Portion
 
 PORTION = 2_000  # values of one `in [...]`: about 80 KB of expression for our hashes
@@ -31,6 +32,14 @@ def within(field: str, portion: Portion) -> str:
     bounds = [f"{field} >= {quote(portion.start)}"] if portion.start else []
     bounds += [] if portion.stop is None else [f"{field} < {quote(portion.stop)}"]
     return " and ".join(bounds)
+
+
+def shown(visible: Visible) -> str:
+    """The rows that somebody may be shown. Equal rights are equal expressions."""
+    expression = f"tenant == {quote(visible.tenant)} and {any_integer('acl_id', visible.acl_ids)}"
+    if visible.withheld:
+        expression += f" and doc_id not in [{', '.join(map(quote, sorted(visible.withheld)))}]"
+    return expression
 
 
 def portions(values: Sequence[str], size: int = PORTION) -> Iterator[Sequence[str]]:

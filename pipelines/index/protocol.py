@@ -28,8 +28,30 @@ class Unfiltered(enum.Enum):
 
 
 UNFILTERED: Final = Unfiltered.UNFILTERED
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """Which rows somebody may be shown: those of one tenant and of these access sets, less the withheld documents.
+
+    `withheld`: doc_ids of rows that carry one of the access sets although today's rules no longer allow it.
+    """
+
+    tenant: str
+    acl_ids: tuple[int, ...]
+    withheld: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there can be any such row."""
+        return bool(self.acl_ids)
+
+    def shows(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row with the fields tenant, acl_id and doc_id is one of them."""
+        return row["tenant"] == self.tenant and row["acl_id"] in self.acl_ids and row["doc_id"] not in self.withheld
+
+
 # Never None: an access filter that was forgotten must not mean "everything".
-AclFilter = Sequence[int] | Literal[Unfiltered.UNFILTERED]
+AccessFilter = Visible | Literal[Unfiltered.UNFILTERED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +140,11 @@ class Index(Protocol):
     def read_state(self, collection: str) -> State | None:
         """What was recorded last; None when nothing was, or there is no such collection. Takes about a millisecond."""
 
-    def search_dense(self, collection: str, vectors: Vectors, *, acl_ids: AclFilter, limit: int) -> list[Ranking]:
-        """The rows nearest to each vector among those whose acl_id is given. No acl_id: no rows."""
+    def search_dense(self, collection: str, vectors: Vectors, *, visible: AccessFilter, limit: int) -> list[Ranking]:
+        """The rows nearest to each vector among those that are visible."""
 
     def search_sparse(
-        self, collection: str, vectors: Sequence[SparseVector], *, acl_ids: AclFilter, limit: int
+        self, collection: str, vectors: Sequence[SparseVector], *, visible: AccessFilter, limit: int
     ) -> list[Ranking]:
         """The rows with the highest BM25 score for each vector of query weights; rows without a common term never."""
 

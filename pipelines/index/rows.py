@@ -42,7 +42,7 @@ INDEX_ROW = pa.schema(
 )
 STORED_SCALARS = tuple(name for name in INDEX_ROW.names if name not in ("dense", "terms", "weights"))
 SCALAR_ROW = pa.schema([INDEX_ROW.field(name) for name in STORED_SCALARS])
-HIT_FIELDS = ("doc_id", "uri", "source", "text", "title", "heading_path", "pages", "body_start")
+HIT_FIELDS = ("doc_id", "uri", "source", "tenant", "acl_id", "text", "title", "heading_path", "pages", "body_start")
 
 
 def row_hash(fields: Mapping[str, object], model_fp: str) -> str:

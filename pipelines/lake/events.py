@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import reduce
+from operator import or_
 from typing import Any, Literal
 
 import numpy as np
@@ -164,6 +166,16 @@ class EventLog:
         if until is not None:
             where &= pc.field("sequence") <= until
         return self._lake.read(TABLE, where=where).sort_by("sequence")
+
+    def newer(self, marks: Mapping[str, int], types: Sequence[EventType]) -> pa.Table:
+        """Source, uri, readers and sequence of events that are newer than their source's mark, oldest first."""
+        columns = ["source", "uri", "readers", "sequence"]
+        if not marks:
+            return self._lake.read(TABLE, columns, where=pc.scalar(False))
+        own = ((pc.field("source") == source) & (pc.field("sequence") > mark) for source, mark in marks.items())
+        where = reduce(or_, own)
+        where &= (pc.field("sequence") > min(marks.values())) & pc.field("type").isin(list(types))
+        return self._lake.read(TABLE, columns, where=where).sort_by("sequence")
 
     def state(self, source: str, *, until: int | None = None, uris: Iterable[str] | None = None) -> pa.Table:
         """What the events of a source say about each document: one row of `change_events` each, deleted ones included.

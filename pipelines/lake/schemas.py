@@ -40,6 +40,7 @@ DOCUMENTS = _schema(
 
 ACL_SETS = _schema(
     ("acl_id", pa.int64(), False),
+    ("tenant", pa.string(), False),
     ("principals", pa.list_(pa.string()), False),  # sorted, without duplicates
     ("created_at", TIMESTAMP, False),
 )
@@ -124,8 +125,10 @@ INDEX_SNAPSHOTS = _schema(
     ("promoted_at", TIMESTAMP),  # when readers first saw it
 )
 
+# One row a snapshot and tenant: how rare a word is for one tenant is not told by another's texts.
 TERM_STATISTICS = _schema(
     ("snapshot_id", pa.string(), False),
+    ("tenant", pa.string(), False),
     ("rows", pa.int64(), False),
     ("terms", pa.list_(pa.int64()), False),  # ascending
     ("frequencies", pa.list_(pa.int32()), False),  # rows that contain the term

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from pipelines.errors import SnapshotNotFound
 from pipelines.lake.schemas import INDEX_SNAPSHOTS, TERM_STATISTICS
 from pipelines.lake.tables import Lake
+from pipelines.principals import DEFAULT_TENANT
 
 TABLE = "index_snapshots"
 RECIPES = "recipes"  # of a snapshot's `model`: what its rows were made by, which no reader needs
@@ -107,7 +109,7 @@ def record(lake: Lake, *snapshots: Snapshot) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TermStatistics:
-    """In how many rows of a snapshot each lexical term occurs; from this BM25's IDF is taken at query time."""
+    """In how many rows of a snapshot each lexical term occurs, of one tenant's rows; BM25's IDF is taken from this."""
 
     rows: int
     terms: np.ndarray  # int64, ascending
@@ -120,53 +122,77 @@ class TermStatistics:
 
     def plus(self, term_lists: pa.ChunkedArray, *, sign: int = 1) -> TermStatistics:
         """With rows added (or, by `sign=-1`, taken away); each row is its list of distinct terms."""
-        flat = np.asarray(pc.list_flatten(term_lists).to_numpy(zero_copy_only=False), dtype=np.int64)
-        terms = np.concatenate([self.terms, flat])
-        weights = np.concatenate([self.frequencies.astype(np.int64), np.full(flat.shape, sign, np.int64)])
-        unique, position = np.unique(terms, return_inverse=True)
+        # Counting by hash, then merging what is counted: sorting every term of every row took ten times as long.
+        found = pc.value_counts(pc.list_flatten(term_lists))
+        came = (found.field("values").to_numpy(), sign * found.field("counts").to_numpy())
+        unique, position = np.unique(np.concatenate([self.terms, came[0]]), return_inverse=True)
+        changes = np.concatenate([self.frequencies.astype(np.int64), came[1]])
         counts = np.zeros(unique.shape, np.int64)
-        np.add.at(counts, position, weights)
+        np.add.at(counts, position, changes)
         kept = counts > 0
         return TermStatistics(self.rows + sign * len(term_lists), unique[kept], counts[kept].astype(np.int32))
 
 
-def write_term_statistics(lake: Lake, snapshot_id: str, statistics: TermStatistics, *, run_id: str) -> None:
-    """Store the statistics of a snapshot."""
+Statistics = dict[str, TermStatistics]
+"""Those of a snapshot, by tenant."""
+
+
+def counted(
+    statistics: Statistics, term_lists: Mapping[str, pa.ChunkedArray], *, sign: Literal[1, -1] = 1
+) -> Statistics:
+    """With each tenant's rows added (or, by `sign=-1`, taken away); a tenant without rows has no entry."""
+    found = dict(statistics)
+    for tenant, terms in term_lists.items():
+        found[tenant] = found.get(tenant, TermStatistics.empty()).plus(terms, sign=sign)
+    return {tenant: one for tenant, one in found.items() if one.rows}
+
+
+def write_term_statistics(lake: Lake, snapshot_id: str, statistics: Statistics, *, run_id: str) -> None:
+    """Store the statistics of a snapshot: one row a tenant, and one for the default tenant where there are no rows."""
+    told = statistics or {DEFAULT_TENANT: TermStatistics.empty()}
     table = pa.Table.from_pylist(
         [
             {
                 "snapshot_id": snapshot_id,
-                "rows": statistics.rows,
-                "terms": statistics.terms,
-                "frequencies": statistics.frequencies,
+                "tenant": tenant,
+                "rows": one.rows,
+                "terms": one.terms,
+                "frequencies": one.frequencies,
             }
+            for tenant, one in sorted(told.items())
         ],
         schema=TERM_STATISTICS,
     )
     lake.append("term_statistics", table, run_id=run_id)
 
 
-def find_term_statistics(lake: Lake, snapshot_id: str) -> TermStatistics | None:
-    """The statistics of a snapshot, None if there are none."""
+def find_term_statistics(lake: Lake, snapshot_id: str) -> Statistics | None:
+    """The statistics of a snapshot by tenant, None if there are none."""
     table = lake.read("term_statistics", where=pc.field("snapshot_id") == snapshot_id)
     if table.num_rows == 0:
         return None
-    return TermStatistics(
-        table["rows"][0].as_py(),
-        table["terms"].combine_chunks().flatten().to_numpy(),
-        table["frequencies"].combine_chunks().flatten().to_numpy(),
-    )
+    found = {table["tenant"][row].as_py(): _statistics(table.slice(row, 1)) for row in range(table.num_rows)}
+    return {tenant: one for tenant, one in found.items() if one.rows}
 
 
-def read_term_statistics(lake: Lake, snapshot_id: str) -> TermStatistics:
-    """The statistics of a snapshot.
+def read_term_statistics(lake: Lake, snapshot_id: str, tenant: str) -> TermStatistics:
+    """The statistics of one tenant's rows in a snapshot; of a tenant without rows there, those of no rows.
 
     Raises:
-        SnapshotNotFound: there are none.
+        SnapshotNotFound: none are stored for that snapshot.
     """
-    found = find_term_statistics(lake, snapshot_id)
-    if found is None:
+    table = lake.read("term_statistics", where=pc.field("snapshot_id") == snapshot_id)
+    if table.num_rows == 0:
         raise SnapshotNotFound(
             f"no term statistics are stored for snapshot {snapshot_id}; run `lockstep update --full`"
         )
-    return found
+    own = table.filter(pc.equal(table["tenant"], tenant))
+    return _statistics(own) if own.num_rows else TermStatistics.empty()
+
+
+def _statistics(row: pa.Table) -> TermStatistics:
+    return TermStatistics(
+        row["rows"][0].as_py(),
+        row["terms"].combine_chunks().flatten().to_numpy(),
+        row["frequencies"].combine_chunks().flatten().to_numpy(),
+    )

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 from pipelines.config import LexicalConfig
 from pipelines.errors import SnapshotNotFound
-from pipelines.governance.access import acl_ids_for
 from pipelines.index.protocol import State
 from pipelines.lake import snapshots
 from pipelines.lake.snapshots import TermStatistics
 from pipelines.lexical import query_vector
+from pipelines.principals import DEFAULT_TENANT
 from pipelines.project import Project
 from pipelines.retrieval.live import Answer, search_live
 from pipelines.retrieval.search import Mode, Queries, Retriever, best_per_document
+from pipelines.update.rights import Rights
 
 _BATCH = 200  # questions a request: each is about 20 times cheaper than alone, and a request stays small
 _CHUNKS_PER_DOCUMENT = 5  # rows asked for per wanted document, since several of the best may be of one
@@ -29,24 +30,35 @@ class Asker:
         self._mode: Mode = config.mode
         self._candidates = config.candidates
         self._rrf_k = config.rrf_k
-        self._statistics: dict[str, TermStatistics] = {}
+        self._rights = Rights(project)
+        self._statistics_of = ""  # snapshot
+        self._statistics: dict[str, TermStatistics] = {}  # by tenant
 
-    def ask(self, texts: Sequence[str], principals: Sequence[str], *, k: int = 10, mode: Mode | None = None) -> Answer:
-        """The `k` best rows for each question among those that the principals may read.
+    def ask(
+        self,
+        texts: Sequence[str],
+        principals: Sequence[str],
+        *,
+        tenant: str = DEFAULT_TENANT,
+        k: int = 10,
+        mode: Mode | None = None,
+    ) -> Answer:
+        """The `k` best rows for each question among those that the principals may read, by today's rules, too.
 
         Args:
             texts: questions.
             principals: who asks, and the groups and roles they have; none: no hits.
+            tenant: whose people they are; rows of another are out of reach, whoever asks.
             k: rows a question at most.
             mode: hybrid, dense or bm25; None: as configured.
 
         Raises:
-            AccessError: a principal is malformed.
+            AccessError: a principal, or the tenant's name, is malformed.
+            ConfigError: the configuration has changed and is wrong now.
             SnapshotNotFound: nothing is live.
             IndexUnavailable: the index cannot be reached.
         """
-        acl_ids = acl_ids_for(principals, self._project.lake.read("acl_sets"))
-        if not acl_ids:
+        if not self._rights.sets(principals, tenant):
             if principals and self._project.lake.version(snapshots.TABLE) < 0:
                 raise SnapshotNotFound(
                     f"index {self._project.alias!r} has no live snapshot; run `lockstep update` first"
@@ -60,9 +72,9 @@ class Asker:
                 retriever,
                 self._project.alias,
                 texts[start : start + _BATCH],
-                acl_ids=acl_ids,
+                visible=lambda state: self._rights.visible(state, principals, tenant),
                 k=k,
-                encode=self._encode,
+                encode=lambda state, asked, how: self._encode(state, asked, how, tenant),
                 mode=mode or self._mode,
             )
             snapshot_id = answer.snapshot_id
@@ -70,21 +82,27 @@ class Asker:
         return Answer(snapshot_id, hits)
 
     def ask_documents(
-        self, texts: Sequence[str], principals: Sequence[str], *, k: int = 10, mode: Mode | None = None
+        self,
+        texts: Sequence[str],
+        principals: Sequence[str],
+        *,
+        tenant: str = DEFAULT_TENANT,
+        k: int = 10,
+        mode: Mode | None = None,
     ) -> Answer:
         """Like `ask`, with the best row of each of the `k` best documents."""
-        answer = self.ask(texts, principals, k=k * _CHUNKS_PER_DOCUMENT, mode=mode)
+        answer = self.ask(texts, principals, tenant=tenant, k=k * _CHUNKS_PER_DOCUMENT, mode=mode)
         return replace(answer, hits=[best_per_document(hits)[:k] for hits in answer.hits])
 
-    def _encode(self, state: State, texts: Sequence[str], mode: Mode) -> Queries:
-        """The questions as the snapshot in that slot needs them: its model, its analyser, its statistics."""
+    def _encode(self, state: State, texts: Sequence[str], mode: Mode, tenant: str) -> Queries:
+        """The questions as the snapshot in that slot needs them: its model, its analyser, the tenant's statistics."""
         from pipelines.embedding.encoder import load_described
 
         dense = sparse = None
         if mode != "bm25":
             dense = load_described(state["model"]["encoder"]).encode(texts)
         if mode != "dense":
-            statistics = self._term_statistics(state["snapshot_id"])
+            statistics = self._term_statistics(state["snapshot_id"], tenant)
             lexical = LexicalConfig.model_validate(state["model"]["lexical"])
             sparse = [
                 query_vector(text, lexical, (statistics.terms, statistics.frequencies), statistics.rows)
@@ -92,8 +110,9 @@ class Asker:
             ]
         return Queries(dense, sparse)
 
-    def _term_statistics(self, snapshot_id: str) -> TermStatistics:
-        if snapshot_id not in self._statistics:
-            found = snapshots.read_term_statistics(self._project.lake, snapshot_id)
-            self._statistics = {snapshot_id: found}
-        return self._statistics[snapshot_id]
+    def _term_statistics(self, snapshot_id: str, tenant: str) -> TermStatistics:
+        if self._statistics_of != snapshot_id:
+            self._statistics_of, self._statistics = snapshot_id, {}
+        if tenant not in self._statistics:
+            self._statistics[tenant] = snapshots.read_term_statistics(self._project.lake, snapshot_id, tenant)
+        return self._statistics[tenant]

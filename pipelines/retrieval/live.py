@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import IndexUnavailable
-from pipelines.index.protocol import AclFilter, State
+from pipelines.index.protocol import State, Visible
 from pipelines.retrieval.search import Hit, Mode, Queries, Retriever, SlotMoved
 
 # State of the slot, questions, mode -> their encodings by the model and term statistics that this state names.
@@ -31,7 +31,7 @@ def search_live(
     alias: str,
     texts: Sequence[str],
     *,
-    acl_ids: AclFilter,
+    visible: Callable[[State], Visible],
     k: int,
     encode: Encode,
     mode: Mode = "hybrid",
@@ -42,7 +42,7 @@ def search_live(
         retriever: over the index.
         alias: name of the index.
         texts: questions.
-        acl_ids: the access sets that the caller may read; none: no hits, and the index is not asked.
+        visible: the rows that the caller may be shown of the snapshot whose state it is given; none: no hits.
         k: hits a question at most.
         encode: encodes the questions for the snapshot whose state it is given; may be called again for another one.
         mode: which halves are used.
@@ -51,13 +51,16 @@ def search_live(
         SnapshotNotFound: nothing is live.
         IndexUnavailable: the index cannot be reached, or the live slot is never at rest.
     """
-    if not acl_ids or not texts:
-        return Answer(None, [[] for _ in texts])
+    if not texts:
+        return Answer(None, [])
     for attempt in range(_ATTEMPTS):
         try:
             target = retriever.resolve(alias)
+            shown = visible(target.state)
+            if not shown:
+                return Answer(target.snapshot_id, [[] for _ in texts])
             queries = encode(target.state, texts, mode)
-            return Answer(target.snapshot_id, retriever.search(target, queries, acl_ids=acl_ids, k=k, mode=mode))
+            return Answer(target.snapshot_id, retriever.search(target, queries, visible=shown, k=k, mode=mode))
         except SlotMoved:
             time.sleep(_PAUSE_SECONDS * attempt)
     raise IndexUnavailable(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.errors import IndexMismatch, IndexUnavailable, SnapshotNotFound
-from pipelines.index.protocol import AclFilter, Index, Ranking, SparseVector, State, Vectors
+from pipelines.index.protocol import UNFILTERED, AccessFilter, Index, Ranking, SparseVector, State, Vectors
 from pipelines.retrieval.fusion import fuse, ordered
 
 Mode = Literal["hybrid", "dense", "bm25"]
@@ -54,6 +54,8 @@ class Hit:
     doc_id: str
     uri: str
     source: str
+    tenant: str
+    acl_id: int
     text: str
     title: str
     heading_path: str
@@ -97,14 +99,14 @@ class Retriever:
         return Target(collection, state)
 
     def search(
-        self, target: Target, queries: Queries, *, acl_ids: AclFilter, k: int, mode: Mode = "hybrid"
+        self, target: Target, queries: Queries, *, visible: AccessFilter, k: int, mode: Mode = "hybrid"
     ) -> list[list[Hit]]:
         """For each question the `k` best rows, best first (score, then chunk_id), all of the target's snapshot.
 
         Args:
             target: from `resolve`.
             queries: `dense` for the modes hybrid and dense, `sparse` for hybrid and bm25.
-            acl_ids: the access sets that the caller may read; none: no hits, and the index is not asked.
+            visible: the rows that the caller may be shown; none: no hits, and the index is not asked.
             k: hits a question at most.
             mode: which halves are used.
 
@@ -114,10 +116,10 @@ class Retriever:
         """
         halves = _halves(queries, mode)
         questions = len(halves[0])
-        if not questions or not acl_ids or k < 1:
+        if not questions or not visible or k < 1:
             return [[] for _ in range(questions)]
         try:
-            found = self._search(target.collection, queries, acl_ids, k, mode)
+            found = self._search(target.collection, queries, visible, k, mode)
         except (IndexUnavailable, IndexMismatch):
             if self._moved(target):
                 raise SlotMoved(target.collection) from None
@@ -126,16 +128,16 @@ class Retriever:
             raise SlotMoved(target.collection)
         return found
 
-    def _search(self, collection: str, queries: Queries, acl_ids: AclFilter, k: int, mode: Mode) -> list[list[Hit]]:
+    def _search(self, collection: str, queries: Queries, visible: AccessFilter, k: int, mode: Mode) -> list[list[Hit]]:
         limit = max(k, self._candidates) if mode == "hybrid" else k
         rankings: list[list[Ranking]] = []
         if mode != "bm25" and queries.dense is not None:
-            rankings.append(self._index.search_dense(collection, queries.dense, acl_ids=acl_ids, limit=limit))
+            rankings.append(self._index.search_dense(collection, queries.dense, visible=visible, limit=limit))
         if mode != "dense" and queries.sparse is not None:
-            rankings.append(self._index.search_sparse(collection, queries.sparse, acl_ids=acl_ids, limit=limit))
+            rankings.append(self._index.search_sparse(collection, queries.sparse, visible=visible, limit=limit))
         best = [self._best(halves, k) for halves in zip(*rankings, strict=True)]
         fields = self._index.fetch(collection, sorted({chunk_id for one in best for chunk_id, _ in one}))
-        return [[_hit(chunk_id, score, fields) for chunk_id, score in one] for one in best]
+        return [[_hit(chunk_id, score, fields, visible) for chunk_id, score in one] for one in best]
 
     def _best(self, halves: tuple[Ranking, ...], k: int) -> list[tuple[str, float]]:
         return ordered(halves[0])[:k] if len(halves) == 1 else fuse(halves, k=k, rrf_k=self._rrf_k)
@@ -157,15 +159,21 @@ def _halves(queries: Queries, mode: Mode) -> list[Any]:
     return halves
 
 
-def _hit(chunk_id: str, score: float, fields: dict[str, dict[str, Any]]) -> Hit:
+def _hit(chunk_id: str, score: float, fields: dict[str, dict[str, Any]], visible: AccessFilter) -> Hit:
     """A hit with its fields.
 
     Raises:
-        IndexMismatch: the row was ranked but cannot be read: it went away in between, or the index is damaged.
+        IndexMismatch: the row was ranked but cannot be read: it went away in between, or the index is damaged; or the
+            index answered with a row that its filter leaves out, and nothing of such an answer is shown.
     """
     if chunk_id not in fields:
         raise IndexMismatch(
             f"row {chunk_id} was found but cannot be read back; run `lockstep verify`, then `lockstep update --full`"
+        )
+    if visible is not UNFILTERED and not visible.shows(fields[chunk_id]):
+        raise IndexMismatch(
+            f"row {chunk_id} was found for somebody who may not read it: the index did not keep to its filter, and the "
+            "whole answer was dropped. Report this, and run `lockstep update --full`, which builds the index anew"
         )
     return Hit(chunk_id=chunk_id, score=score, **fields[chunk_id])
 

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from pipelines.errors import ConfigError
+from pipelines.errors import AccessError, ConfigError
+from pipelines.principals import DEFAULT_TENANT, parse_principal, parse_tenant
 from pipelines.sources.addresses.globs import check_pattern
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Principal = Annotated[str, StringConstraints(pattern=r"^(user|group|role):[^\s,]+$")]
+
+
+def _checked(check: Callable[[str], str]) -> Callable[[str], str]:
+    """The check as one of the configuration's: what it refuses is a wrong value there."""
+
+    def checked(text: str) -> str:
+        try:
+            return check(text)
+        except AccessError as error:
+            raise ValueError(str(error)) from None
+
+    return checked
+
+
+Principal = Annotated[str, AfterValidator(_checked(parse_principal))]
+Tenant = Annotated[str, AfterValidator(_checked(parse_tenant))]
 Pattern = Annotated[str, AfterValidator(check_pattern)]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 """The name of an environment variable that holds a secret; a secret itself is never in the configuration."""
@@ -37,7 +54,7 @@ class SourceSection(Section):
     name: Name
     kind: str
     access: tuple[AccessRule, ...] = ()
-    tenant: str = "default"
+    tenant: Tenant = DEFAULT_TENANT
     classification: str = "internal"
     max_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
     monitor: bool = True  # False: the sensors leave it alone; an update by hand or by the clock still reads it

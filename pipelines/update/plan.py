@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipelines.chunking.stage import chunk_stage
 from pipelines.errors import LakeError, SourceError
-from pipelines.governance.access import AclRegistry, SourceLabels
+from pipelines.governance.access import AclRegistry
 from pipelines.identity import content_hash
 from pipelines.lake import manifest
 from pipelines.lake.dead_letters import Failure
@@ -125,7 +125,7 @@ def _looks(project: Project, contents: _Contents) -> dict[str, _Looked | BaseExc
 
     def work(section: SourceSection, beat: Beat) -> _Looked:
         lake, log = Lake(project.home.lake), EventLog(project.home)
-        labels = SourceLabels(section, AclRegistry(lake.read("acl_sets")))
+        labels = project.labels(section, AclRegistry(lake.read("acl_sets")))
         source = open_source(section, project.surroundings())
         look = Look(section, source, labels, contents.keep, progress=lambda _done, _total: beat())
         state = progress.read(project.home, section.name)

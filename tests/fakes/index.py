@@ -14,7 +14,7 @@ from pipelines.errors import IndexMismatch, IndexUnavailable
 from pipelines.index.protocol import (
     REVISION,
     UNFILTERED,
-    AclFilter,
+    AccessFilter,
     Progress,
     Ranking,
     SparseVector,
@@ -155,17 +155,17 @@ class FakeIndex:
         held = self._collections.get(collection)
         return dict(held.state) if held and held.state is not None else None
 
-    def search_dense(self, collection: str, vectors: Vectors, *, acl_ids: AclFilter, limit: int) -> list[Ranking]:
+    def search_dense(self, collection: str, vectors: Vectors, *, visible: AccessFilter, limit: int) -> list[Ranking]:
         self.searches += 1
-        rows = self._readable(collection, acl_ids)
+        rows = self._readable(collection, visible)
         scored = [{r["chunk_id"]: float(np.dot(vector, r["dense"])) for r in rows} for vector in vectors]
         return [_best(one, limit) for one in scored]
 
     def search_sparse(
-        self, collection: str, vectors: Sequence[SparseVector], *, acl_ids: AclFilter, limit: int
+        self, collection: str, vectors: Sequence[SparseVector], *, visible: AccessFilter, limit: int
     ) -> list[Ranking]:
         self.searches += 1
-        rows = self._readable(collection, acl_ids)
+        rows = self._readable(collection, visible)
         rankings = []
         for vector in vectors:
             scores = {
@@ -177,9 +177,9 @@ class FakeIndex:
             rankings.append(_best({chunk_id: score for chunk_id, score in scores.items() if score > 0}, limit))
         return rankings
 
-    def _readable(self, collection: str, acl_ids: AclFilter) -> list[dict[str, Any]]:
+    def _readable(self, collection: str, visible: AccessFilter) -> list[dict[str, Any]]:
         rows = self._of(collection).rows.values()
-        return [row for row in rows if acl_ids is UNFILTERED or row["acl_id"] in set(acl_ids)]
+        return [row for row in rows if visible is UNFILTERED or visible.shows(row)]
 
     def fetch(self, collection: str, chunk_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         rows = self._of(collection).rows

@@ -11,7 +11,7 @@ from pipelines.errors import IndexMismatch
 from pipelines.index.protocol import REVISION, UNFILTERED, Index
 from pipelines.index.rows import HIT_FIELDS, INDEX_ROW, SCALAR_ROW, row_hashes
 from pipelines.lake.portions import Portion
-from tests.fakes.rows import DIMENSION, MODEL, index_row, index_rows, unit_vector
+from tests.fakes.rows import DIMENSION, MODEL, index_row, index_rows, readable_by, unit_vector
 
 SLOT = "contract__a"
 OTHER = "contract__b"
@@ -96,7 +96,7 @@ class IndexContract:
             "count": lambda: index.count(SLOT),
             "row_hashes": lambda: index.row_hashes(SLOT, ["doc"]),
             "write_state": lambda: index.write_state(SLOT, {"a": 1}),
-            "search": lambda: index.search_dense(SLOT, vectors(1), acl_ids=[1], limit=1),
+            "search": lambda: index.search_dense(SLOT, vectors(1), visible=readable_by(1), limit=1),
         }
         with pytest.raises(IndexMismatch):
             calls[call]()
@@ -153,8 +153,12 @@ class IndexContract:
                 self.settle(index)
             assert index.count(slot) == 10
             assert index.fetch(slot, ["chunk-00003"])["chunk-00003"]["title"] == "new"
-            assert index.search_dense(slot, vectors(3), acl_ids=[77], limit=5)[0].chunk_ids == ("chunk-00003",)
-            assert "chunk-00003" not in index.search_dense(slot, vectors(3), acl_ids=[3], limit=5)[0].chunk_ids
+            assert index.search_dense(slot, vectors(3), visible=readable_by(77), limit=5)[0].chunk_ids == (
+                "chunk-00003",
+            )
+            assert (
+                "chunk-00003" not in index.search_dense(slot, vectors(3), visible=readable_by(3), limit=5)[0].chunk_ids
+            )
 
     def test_deleted_rows_are_gone_everywhere_and_may_come_back(self, index: Index, slot: str) -> None:
         index.upsert(slot, index_rows(range(10)))
@@ -166,12 +170,12 @@ class IndexContract:
             assert index.count(slot) == 8
             assert len(index.row_hashes(slot)) == 8
             assert index.fetch(slot, ["chunk-00003"]) == {}
-            assert "chunk-00003" not in index.search_dense(slot, vectors(3), acl_ids=UNFILTERED, limit=10)[0].chunk_ids
-            assert not index.search_sparse(slot, [{1_003: 1.0}], acl_ids=UNFILTERED, limit=10)[0].chunk_ids
+            assert "chunk-00003" not in index.search_dense(slot, vectors(3), visible=UNFILTERED, limit=10)[0].chunk_ids
+            assert not index.search_sparse(slot, [{1_003: 1.0}], visible=UNFILTERED, limit=10)[0].chunk_ids
         index.upsert(slot, index_rows([3]))
         assert index.count(slot) == 9
         self.settle(index)
-        assert index.search_dense(slot, vectors(3), acl_ids=UNFILTERED, limit=1)[0].chunk_ids == ("chunk-00003",)
+        assert index.search_dense(slot, vectors(3), visible=UNFILTERED, limit=1)[0].chunk_ids == ("chunk-00003",)
 
     def test_row_hashes_are_complete_and_can_be_asked_by_document(self, index: Index, slot: str) -> None:
         rows = index_rows(range(500))
@@ -258,13 +262,56 @@ class IndexContract:
         for settled in (False, True):
             if settled:
                 self.settle(index)
-            (ranking,) = index.search_dense(slot, vectors(7), acl_ids=[2, 4, 99], limit=50)
+            (ranking,) = index.search_dense(slot, vectors(7), visible=readable_by(2, 4, 99), limit=50)
             assert sorted(ranking.chunk_ids) == [f"chunk-{n:05d}" for n in range(50) if n % 5 in (2, 4)]
             assert list(ranking.scores) == sorted(ranking.scores, reverse=True)
-            (ranking,) = index.search_sparse(slot, [{10: 1.0}], acl_ids=[2], limit=50)
+            (ranking,) = index.search_sparse(slot, [{10: 1.0}], visible=readable_by(2), limit=50)
             assert sorted(ranking.chunk_ids) == [f"chunk-{n:05d}" for n in range(50) if n % 5 == 2 and n % 3 == 0]
-            assert index.search_dense(slot, vectors(7), acl_ids=[], limit=5)[0].chunk_ids == ()
-            assert index.search_sparse(slot, [{10: 1.0}], acl_ids=[], limit=5)[0].chunk_ids == ()
+            assert index.search_dense(slot, vectors(7), visible=readable_by(), limit=5)[0].chunk_ids == ()
+            assert index.search_sparse(slot, [{10: 1.0}], visible=readable_by(), limit=5)[0].chunk_ids == ()
+
+    def test_rows_of_another_tenant_are_out_of_reach_whatever_their_access_set(self, index: Index, slot: str) -> None:
+        tenants = ("default", 'b"eta, & co', "Büro")
+        rows = [index_row(number, tenant=tenants[number % 3], acl_id=1) for number in range(60)]
+        index.upsert(slot, pa.Table.from_pylist(rows, schema=INDEX_ROW))
+        for settled in (False, True):
+            if settled:
+                self.settle(index)
+            for position, tenant in enumerate(tenants):
+                expected = [f"chunk-{n:05d}" for n in range(60) if n % 3 == position]
+                seen = readable_by(1, tenant=tenant)
+                (dense,) = index.search_dense(slot, vectors(7), visible=seen, limit=60)
+                (sparse,) = index.search_sparse(slot, [dict.fromkeys(range(10, 30), 1.0)], visible=seen, limit=60)
+                assert sorted(dense.chunk_ids) == sorted(sparse.chunk_ids) == expected
+            (nobody,) = index.search_dense(slot, vectors(7), visible=readable_by(1, tenant="gamma"), limit=60)
+            assert nobody.chunk_ids == ()
+
+    def test_a_row_that_moves_to_another_tenant_is_there_once(self, index: Index, slot: str) -> None:
+        index.upsert(slot, index_rows(range(10), tenant="alpha", acl_id=1))
+        index.upsert(slot, index_rows(range(5), tenant="beta", acl_id=1))
+        for settled in (False, True):
+            if settled:
+                self.settle(index)
+            assert index.count(slot) == 10
+            for tenant, expected in (("alpha", range(5, 10)), ("beta", range(5))):
+                (found,) = index.search_dense(slot, vectors(7), visible=readable_by(1, tenant=tenant), limit=60)
+                assert sorted(found.chunk_ids) == [f"chunk-{n:05d}" for n in expected]
+
+    def test_withheld_documents_are_left_out_and_the_best_of_the_others_stay_exact(
+        self, index: Index, slot: str
+    ) -> None:
+        index.upsert(slot, index_rows(range(60)))
+        for settled in (False, True):
+            if settled:
+                self.settle(index)
+            (whole,) = index.search_dense(slot, vectors(7), visible=readable_by(*range(5)), limit=60)
+            withheld = tuple(sorted({f"doc-{int(chunk_id[-5:]) // 2:05d}" for chunk_id in whole.chunk_ids[:7]}))
+            left = [one for one in whole.chunk_ids if f"doc-{int(one[-5:]) // 2:05d}" not in withheld]
+            seen = readable_by(*range(5), withheld=withheld)
+            (found,) = index.search_dense(slot, vectors(7), visible=seen, limit=12)
+            assert list(found.chunk_ids) == left[:12]
+            (sparse,) = index.search_sparse(slot, [dict.fromkeys(range(10, 30), 1.0)], visible=seen, limit=60)
+            assert sorted(sparse.chunk_ids) == sorted(left)
 
     def test_a_narrow_filter_still_finds_the_exact_nearest_rows(self, index: Index, slot: str) -> None:
         acl = [1 if number % 40 == 0 else 2 for number in range(400)]
@@ -272,7 +319,7 @@ class IndexContract:
         index.upsert(slot, pa.Table.from_pylist(rows, schema=INDEX_ROW))
         self.settle(index)
         queries = vectors(*range(1_000, 1_020))
-        found = index.search_dense(slot, queries, acl_ids=[1], limit=5)
+        found = index.search_dense(slot, queries, visible=readable_by(1), limit=5)
         for query, ranking in zip(queries, found, strict=True):
             scores = {row["chunk_id"]: float(np.dot(query, row["dense"])) for row in rows if row["acl_id"] == 1}
             assert ranking.chunk_ids == tuple(sorted(scores, key=lambda key: -scores[key])[:5])
@@ -280,8 +327,8 @@ class IndexContract:
     def test_each_question_of_a_batch_gets_its_own_answer(self, index: Index, slot: str) -> None:
         index.upsert(slot, index_rows(range(50)))
         self.settle(index)
-        together = index.search_dense(slot, vectors(*range(20)), acl_ids=UNFILTERED, limit=3)
-        alone = [index.search_dense(slot, vectors(n), acl_ids=UNFILTERED, limit=3)[0] for n in range(20)]
+        together = index.search_dense(slot, vectors(*range(20)), visible=UNFILTERED, limit=3)
+        alone = [index.search_dense(slot, vectors(n), visible=UNFILTERED, limit=3)[0] for n in range(20)]
         assert [one.chunk_ids for one in together] == [one.chunk_ids for one in alone]
         assert [one.chunk_ids[0] for one in together] == [f"chunk-{n:05d}" for n in range(20)]
 
@@ -289,7 +336,7 @@ class IndexContract:
         index.upsert(slot, index_rows(range(10)))
         self.settle(index)
         query = {1_003: 2.0, 10: 1.0}
-        found, nothing, empty = index.search_sparse(slot, [query, {5: 1.0}, {}], acl_ids=UNFILTERED, limit=3)
+        found, nothing, empty = index.search_sparse(slot, [query, {5: 1.0}, {}], visible=UNFILTERED, limit=3)
         assert found.chunk_ids == ("chunk-00003", "chunk-00000", "chunk-00006")
         assert found.scores == pytest.approx((1.0 * 1.0 + 2.0 * 0.25, 1.0, 1.0))
         assert nothing.chunk_ids == empty.chunk_ids == ()
@@ -297,15 +344,15 @@ class IndexContract:
     def test_a_row_without_terms_is_found_by_its_vector_alone(self, index: Index, slot: str) -> None:
         index.upsert(slot, index_rows([1], terms=[], weights=[]))
         self.settle(index)
-        assert index.search_dense(slot, vectors(1), acl_ids=UNFILTERED, limit=1)[0].chunk_ids == ("chunk-00001",)
-        assert index.search_sparse(slot, [{2**32 - 2: 1.0}], acl_ids=UNFILTERED, limit=1)[0].chunk_ids == ()
+        assert index.search_dense(slot, vectors(1), visible=UNFILTERED, limit=1)[0].chunk_ids == ("chunk-00001",)
+        assert index.search_sparse(slot, [{2**32 - 2: 1.0}], visible=UNFILTERED, limit=1)[0].chunk_ids == ()
 
     def test_equal_scores_come_in_the_order_of_ids(self, index: Index, slot: str) -> None:
         index.upsert(slot, index_rows(reversed(range(30)), dense=unit_vector(1), terms=[1], weights=[1.0]))
         self.settle(index)
         expected = tuple(f"chunk-{n:05d}" for n in range(7))
-        assert index.search_dense(slot, vectors(1), acl_ids=UNFILTERED, limit=7)[0].chunk_ids == expected
-        assert index.search_sparse(slot, [{1: 1.0}], acl_ids=UNFILTERED, limit=7)[0].chunk_ids == expected
+        assert index.search_dense(slot, vectors(1), visible=UNFILTERED, limit=7)[0].chunk_ids == expected
+        assert index.search_sparse(slot, [{1: 1.0}], visible=UNFILTERED, limit=7)[0].chunk_ids == expected
 
     def test_fetch_gives_what_a_hit_shows(self, index: Index, slot: str) -> None:
         index.upsert(slot, index_rows(range(3)))

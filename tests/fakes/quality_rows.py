@@ -49,8 +49,8 @@ def document(uri: str, /, **changes: Any) -> Row:
     return row | changes
 
 
-def acl_set(acl_id: int, *principals: str) -> Row:
-    return {"acl_id": acl_id, "principals": list(principals), "created_at": NOW}
+def acl_set(acl_id: int, *principals: str, tenant: str = "default") -> Row:
+    return {"acl_id": acl_id, "tenant": tenant, "principals": list(principals), "created_at": NOW}
 
 
 def parse_result(name: str, **changes: Any) -> Row:
@@ -209,6 +209,8 @@ BROKEN: list[Broken] = [
     Broken("acl_sets", "acl_id_unique", acl_set(1, "group:all")),
     Broken("acl_sets", "acl_id_positive", acl_set(-1, "group:all")),
     Broken("acl_sets", "principals_well_formed", acl_set(8, "everybody")),
+    Broken("acl_sets", "principals_well_formed", acl_set(8, "group:Bu\u0308ro")),
+    Broken("acl_sets", "tenant_well_formed", acl_set(10, "user:a", tenant="")),
     Broken("acl_sets", "principals_sorted_without_duplicates", acl_set(9, "user:b", "user:a")),
     Broken("elements", "key_unique", parse_result("a")),
     _elements("content_hash_format", content_hash="G" * 64),

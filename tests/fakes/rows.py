@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.index.protocol import Visible
 from pipelines.index.rows import INDEX_ROW, row_hash
 
 MODEL = "model"
@@ -43,6 +44,11 @@ def index_row(number: int, **fields: Any) -> dict[str, Any]:
     }
     row["row_hash"] = fields.get("row_hash") or row_hash(row, MODEL)
     return row
+
+
+def readable_by(*acl_ids: int, tenant: str = "default", withheld: tuple[str, ...] = ()) -> Visible:
+    """What somebody of those access sets may be shown."""
+    return Visible(tenant, acl_ids, withheld)
 
 
 def index_rows(numbers: Iterable[int], **fields: Any) -> pa.Table:

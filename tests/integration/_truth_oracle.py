@@ -88,7 +88,7 @@ class Oracle:
                 "source": source,
                 "tenant": "default",
                 "classification": "internal",
-                "acl_id": acl_id(readers),
+                "acl_id": acl_id("default", readers),
                 "uri": uri,
                 "title": title,
                 "heading_path": HEADING_SEPARATOR.join(chunk["heading_path"]),

@@ -86,7 +86,7 @@ class Bench:
         self.meanwhile: Callable[[], None] | None = None  # happens once, between a listing of the feed and its fetch
         self.unlistable: set[str] = set()  # folders that cannot be read; "": the whole source
         self.oracle = Oracle(self.config(Setting(), FILE_RULES[0], FEED_RULES[0]))
-        self.ids = {acl_id(readers): frozenset(readers) for readers in ALL_READERS}
+        self.ids = {acl_id("default", readers): frozenset(readers) for readers in ALL_READERS}
 
     @property
     def files(self) -> Path:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from pipelines.cli.main import main
 from pipelines.embedding.encoder import load_encoder
+from pipelines.home import Home
 from pipelines.index.server import stop_server
 from pipelines.project import Project
 from pipelines.retrieval.asker import Asker
-from tests.updating import open_project, update
+from tests.updating import open_project, update, write_config
 
 pytestmark = pytest.mark.integration
 
@@ -94,6 +99,46 @@ def project_of(corpus: tuple[Path, dict[str, str]], tiny_model: Path) -> Iterato
 def random_rules(chance: random.Random) -> list[dict[str, object]]:
     patterns = chance.sample(PATTERNS, k=chance.randint(2, 6))
     return [{"match": p, "readers": chance.sample(PRINCIPALS, k=chance.randint(0, 3))} for p in patterns]
+
+
+def test_a_rollback_by_command_gives_nobody_back_what_a_rule_has_taken_away(tmp_path: Path, tiny_model: Path) -> None:
+    def configured(readers: list[str]) -> Path:
+        access = [{"match": "**", "readers": readers}]
+        source = {"name": "docs", "kind": "filesystem", "path": "corpus", "access": access}
+        return write_config(tmp_path, encoder={"model": str(tiny_model), "dtype": "float32"}, sources=[source])
+
+    def lockstep(*arguments: str) -> dict[str, Any]:
+        command = [*arguments, "--config", str(tmp_path / "lockstep.yaml"), "--json"]
+        told = CliRunner().invoke(main, command, env={"LOCKSTEP_HOME": str(tmp_path / "home")}, catch_exceptions=False)
+        assert told.exit_code == 0, told.output
+        found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
+        return found
+
+    def seen(who: str, *more: str) -> list[str]:
+        return sorted(hit["uri"] for hit in lockstep("query", "plans", "--as", who, *more)["hits"])
+
+    (tmp_path / "corpus").mkdir()
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / "corpus" / name).write_text(f"The plans of {name}.", encoding="utf-8")
+    try:
+        configured(["group:all"])
+        lockstep("update")
+        assert seen("group:all") == ["one.txt", "two.txt"]
+        configured(["group:hr"])
+        for mode in ("hybrid", "dense", "bm25"):
+            assert seen("group:all", "--mode", mode) == []  # before anybody has updated anything
+        lockstep("update")
+        assert seen("group:hr") == ["one.txt", "two.txt"]
+        lockstep("rollback")
+        for mode in ("hybrid", "dense", "bm25"):
+            assert seen("group:all", "--mode", mode) == []
+        batch = tmp_path / "questions.tsv"
+        batch.write_text("q1\tplans\n", encoding="utf-8")
+        assert lockstep("query", "--batch", str(batch), "--as", "group:all")["questions"] == [{"id": "q1", "hits": []}]
+        configured(["group:all"])
+        assert seen("group:all") == ["one.txt", "two.txt"]
+    finally:
+        stop_server(Home(tmp_path / "home"))
 
 
 def test_no_hit_is_forbidden_and_none_of_the_best_is_missing(

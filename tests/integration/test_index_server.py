@@ -99,7 +99,7 @@ def test_rows_state_and_alias_survive_a_stop(home: Home) -> None:
     assert index.count("a") == 40
     assert index.alias_target("live") == "a"
     assert (index.read_state("a") or {})["snapshot_id"] == "s1"
-    assert index.search_dense("a", np.array([unit_vector(3)], np.float32), acl_ids=UNFILTERED, limit=1)
+    assert index.search_dense("a", np.array([unit_vector(3)], np.float32), visible=UNFILTERED, limit=1)
 
 
 def test_what_was_acknowledged_is_there_after_a_kill(home: Home) -> None:
@@ -134,7 +134,7 @@ def test_a_kill_between_the_two_steps_of_a_flush_doubles_no_row(home: Home) -> N
     again = start(home)
     assert again.count("a") == 60
     assert (
-        len(again.search_dense("a", np.array([unit_vector(1)], np.float32), acl_ids=UNFILTERED, limit=100)[0].scores)
+        len(again.search_dense("a", np.array([unit_vector(1)], np.float32), visible=UNFILTERED, limit=100)[0].scores)
         == 60
     )
 

@@ -19,7 +19,7 @@ from pipelines.index.server import ensure_server, stop_server
 from pipelines.index.slots import idle_slot
 from pipelines.retrieval.live import search_live
 from pipelines.retrieval.search import Mode, Queries, Retriever
-from tests.fakes.rows import DIMENSION, index_rows, unit_vector
+from tests.fakes.rows import DIMENSION, index_rows, readable_by, unit_vector
 
 pytestmark = pytest.mark.integration
 
@@ -84,7 +84,9 @@ class Reader(threading.Thread):
         return Queries(np.array([unit_vector(3), unit_vector(5)], np.float32), [{10: 1.0, 23: 1.0}, {11: 1.0}])
 
     def ask(self) -> None:
-        answer = search_live(self.retriever, ALIAS, ["a", "b"], acl_ids=range(5), k=8, encode=self.encode)
+        answer = search_live(
+            self.retriever, ALIAS, ["a", "b"], visible=lambda _: readable_by(*range(5)), k=8, encode=self.encode
+        )
         assert answer.snapshot_id is not None
         for hits in answer.hits:
             assert len(hits) == 8

@@ -18,6 +18,8 @@ def hit(uri: str, score: float) -> Hit:
         doc_id="d",
         uri=uri,
         source="s",
+        tenant="default",
+        acl_id=1,
         text="t",
         title="",
         heading_path="",

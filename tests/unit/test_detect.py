@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipelines.config import GuardConfig
 from pipelines.errors import MassDeletionRefused
 from pipelines.governance.access import AclRegistry, SourceLabels
+from pipelines.identity import acl_id
 from pipelines.lake.schemas import ACL_SETS, TIMESTAMP
 from pipelines.sources.base import ITEMS, Listing, ListingBuilder, Problem, SourceItem
 from pipelines.sources.detect import LOOK, RELABELLED, Decision, decide
@@ -74,9 +75,9 @@ def labels(rules: tuple[AccessRule, ...] = STAFF, **options) -> SourceLabels:
     config = FilesystemSource(name="handbook", kind="filesystem", path="corpus", access=rules, **options)
     known = pa.Table.from_pylist(
         [
-            {"acl_id": 1, "principals": ["group:staff"], "created_at": OLD},
-            {"acl_id": 2, "principals": ["group:hr"], "created_at": OLD},
-            {"acl_id": 3, "principals": ["role:admin"], "created_at": OLD},
+            {"acl_id": 1, "tenant": "default", "principals": ["group:staff"], "created_at": OLD},
+            {"acl_id": 2, "tenant": "default", "principals": ["group:hr"], "created_at": OLD},
+            {"acl_id": 3, "tenant": "default", "principals": ["role:admin"], "created_at": OLD},
         ],
         schema=ACL_SETS,
     )
@@ -274,7 +275,13 @@ def test_a_changed_document_is_relabelled_too_and_a_deleted_one_is_not():
 def test_a_new_tenant_or_class_relabels():
     found = run(previous("a"), listing("a"), said=labels(tenant="north"))
     assert found.relabelled.to_pylist() == [
-        {"doc_id": "id-a", "uri": "a", "acl_id": 1, "tenant": "north", "classification": "internal"}
+        {
+            "doc_id": "id-a",
+            "uri": "a",
+            "acl_id": acl_id("north", ("group:staff",)),
+            "tenant": "north",
+            "classification": "internal",
+        }
     ]
     assert len(run(previous("a"), listing("a"), said=labels(classification="secret")).relabelled) == 1
 

@@ -93,7 +93,7 @@ def test_a_table_written_anew_keeps_what_is_asked_for_in_one_file(tmp_path: Path
 
     lake = Lake(tmp_path / "lake")
     for number in range(5):
-        row = {"acl_id": number, "principals": ["group:a"], "created_at": NOW}
+        row = {"acl_id": number, "tenant": "default", "principals": ["group:a"], "created_at": NOW}
         lake.append("acl_sets", pa.Table.from_pylist([row], schema=ACL_SETS), run_id="r")
     assert lake.rewrite("acl_sets", keep=lambda batch: pc.greater(batch["acl_id"], 2), run_id="upkeep") == 3
     assert sorted(lake.read("acl_sets")["acl_id"].to_pylist()) == [3, 4]

@@ -103,7 +103,7 @@ def test_a_replacement_of_another_schema_is_refused_and_nothing_is_changed(lake:
 def test_the_greatest_value_is_found_without_reading_rows(lake: Lake, tmp_path: Path) -> None:
     assert lake.greatest("acl_sets", "acl_id") is None
     for numbers in ((3, 9), (-4,), (7, 1)):
-        rows = [{"acl_id": n, "principals": ["group:a"], "created_at": NOW} for n in numbers]
+        rows = [{"acl_id": n, "tenant": "default", "principals": ["group:a"], "created_at": NOW} for n in numbers]
         lake.append("acl_sets", pa.Table.from_pylist(rows, schema=ACL_SETS), run_id="run")
     for file in (tmp_path / "lake" / "acl_sets").glob("*.parquet"):
         file.unlink()
@@ -111,10 +111,10 @@ def test_the_greatest_value_is_found_without_reading_rows(lake: Lake, tmp_path: 
 
 
 def test_the_greatest_value_is_right_without_statistics_too(lake: Lake) -> None:
-    rows = [{"acl_id": n, "principals": ["group:a"], "created_at": NOW} for n in (3, 9)]
+    rows = [{"acl_id": n, "tenant": "default", "principals": ["group:a"], "created_at": NOW} for n in (3, 9)]
     lake.append("acl_sets", pa.Table.from_pylist(rows, schema=ACL_SETS), run_id="run")
     DeltaTable(lake.uri("acl_sets")).alter.set_table_properties({"delta.dataSkippingStatsColumns": "created_at"})
-    rows = [{"acl_id": n, "principals": ["group:a"], "created_at": NOW} for n in (11, 4)]
+    rows = [{"acl_id": n, "tenant": "default", "principals": ["group:a"], "created_at": NOW} for n in (11, 4)]
     lake.append("acl_sets", pa.Table.from_pylist(rows, schema=ACL_SETS), run_id="run")
     assert lake.greatest("acl_sets", "acl_id") == 11
 
@@ -246,7 +246,7 @@ def test_a_table_that_lacks_a_column_which_cannot_be_empty_is_refused(
 def test_the_small_files_of_many_appends_are_gathered_and_no_row_is_lost_or_doubled(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     for number in range(40):
-        row = {"acl_id": number, "principals": ["group:a"], "created_at": datetime.now(UTC)}
+        row = {"acl_id": number, "tenant": "default", "principals": ["group:a"], "created_at": datetime.now(UTC)}
         lake.append("acl_sets", pa.Table.from_pylist([row], schema=TABLES["acl_sets"]), run_id="run")
     assert sorted(lake.read("acl_sets")["acl_id"].to_pylist()) == list(range(40))
     assert len(DeltaTable(lake.uri("acl_sets")).file_uris()) < 20

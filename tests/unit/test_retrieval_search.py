@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from pipelines.errors import IndexUnavailable, SnapshotNotFound
-from pipelines.index.protocol import UNFILTERED, AclFilter, Ranking, State, Vectors
+from pipelines.index.protocol import UNFILTERED, AccessFilter, Ranking, State, Vectors
 from pipelines.retrieval.live import search_live
 from pipelines.retrieval.search import Mode, Queries, Retriever, SlotMoved, best_per_document
 from tests.fakes.index import FakeIndex
-from tests.fakes.rows import DIMENSION, index_rows, unit_vector
+from tests.fakes.rows import DIMENSION, index_rows, readable_by, unit_vector
 
+EVERYBODY = readable_by(*range(5))
 QUERIES = Queries(np.array([unit_vector(3)], np.float32), [{10: 1.0, 1_003: 1.0}])
 
 
@@ -23,8 +24,8 @@ class ChangingIndex(FakeIndex):
         super().__init__()
         self.meanwhile: Callable[[], None] = lambda: None
 
-    def search_dense(self, collection: str, vectors: Vectors, *, acl_ids: AclFilter, limit: int) -> list[Ranking]:
-        found = super().search_dense(collection, vectors, acl_ids=acl_ids, limit=limit)
+    def search_dense(self, collection: str, vectors: Vectors, *, visible: AccessFilter, limit: int) -> list[Ranking]:
+        found = super().search_dense(collection, vectors, visible=visible, limit=limit)
         self.meanwhile()
         return found
 
@@ -45,9 +46,9 @@ def fill(index: FakeIndex, slot: str, snapshot_id: str) -> None:
     index.write_state(slot, {"snapshot_id": snapshot_id, "building": False})
 
 
-def ask(index: FakeIndex, *, acl_ids: AclFilter = range(5), k: int = 5, mode: Mode = "hybrid") -> Any:
+def ask(index: FakeIndex, *, visible: AccessFilter = EVERYBODY, k: int = 5, mode: Mode = "hybrid") -> Any:
     retriever = Retriever(index)
-    return retriever.search(retriever.resolve("i"), QUERIES, acl_ids=acl_ids, k=k, mode=mode)
+    return retriever.search(retriever.resolve("i"), QUERIES, visible=visible, k=k, mode=mode)
 
 
 def encode(state: State, texts: Sequence[str], mode: Mode) -> Queries:
@@ -63,22 +64,22 @@ def test_every_mode_finds_the_row_that_was_asked_for(index: ChangingIndex, mode:
 
 
 def test_who_may_read_nothing_gets_nothing_and_the_index_is_not_asked(index: ChangingIndex) -> None:
-    assert ask(index, acl_ids=[]) == [[]]
-    assert search_live(Retriever(index), "i", ["a"], acl_ids=[], k=5, encode=encode).hits == [[]]
+    assert ask(index, visible=readable_by()) == [[]]
+    assert search_live(Retriever(index), "i", ["a"], visible=lambda _: readable_by(), k=5, encode=encode).hits == [[]]
     assert index.searches == 0
 
 
 def test_only_rows_of_the_callers_access_sets_are_hits(index: ChangingIndex) -> None:
-    (hits,) = ask(index, acl_ids=[3], k=20)
+    (hits,) = ask(index, visible=readable_by(3), k=20)
     assert {hit.chunk_id for hit in hits} == {f"chunk-{n:05d}" for n in (3, 8, 13, 18)}
-    (everything,) = ask(index, acl_ids=UNFILTERED, k=20)
+    (everything,) = ask(index, visible=UNFILTERED, k=20)
     assert len(everything) == 20
 
 
 def test_a_mode_without_its_encoding_is_a_fault_of_the_caller(index: ChangingIndex) -> None:
     retriever = Retriever(index)
     with pytest.raises(ValueError, match="hybrid"):
-        retriever.search(retriever.resolve("i"), Queries(QUERIES.dense), acl_ids=[1], k=1, mode="hybrid")
+        retriever.search(retriever.resolve("i"), Queries(QUERIES.dense), visible=readable_by(1), k=1, mode="hybrid")
 
 
 def test_no_alias_is_no_live_snapshot(index: ChangingIndex) -> None:
@@ -142,7 +143,7 @@ def test_a_request_that_was_overtaken_starts_over_with_the_new_snapshots_encodin
         fill(index, "i__a", "three")
 
     index.meanwhile = once
-    answer = search_live(Retriever(index), "i", ["a"], acl_ids=range(5), k=5, encode=encode_for)
+    answer = search_live(Retriever(index), "i", ["a"], visible=lambda _: readable_by(*range(5)), k=5, encode=encode_for)
     assert answer.snapshot_id == "two"
     assert {hit.uri for hit in answer.hits[0]} == {"two"}
     assert encoded_for == ["one", "two"]
@@ -154,7 +155,7 @@ def test_a_slot_that_never_rests_ends_in_an_error_that_says_so(
     monkeypatch.setattr("pipelines.retrieval.live._PAUSE_SECONDS", 0.0)
     index.meanwhile = lambda: fill(index, "i__a", "again")
     with pytest.raises(IndexUnavailable, match="lockstep update"):
-        search_live(Retriever(index), "i", ["a"], acl_ids=range(5), k=5, encode=encode)
+        search_live(Retriever(index), "i", ["a"], visible=lambda _: readable_by(*range(5)), k=5, encode=encode)
 
 
 def test_the_best_hit_of_each_document_is_kept(index: ChangingIndex) -> None:

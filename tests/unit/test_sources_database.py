@@ -193,12 +193,18 @@ def test_a_text_above_the_limit_is_not_even_asked_for(file):
 
 
 def test_readers_that_are_none_hide_the_row_and_are_told(file):
-    for uri, who in (("a", '["group:hr"]'), ("b", "user:ada, group:hr"), ("c", "everybody"), ("d", None), ("e", "")):
+    for uri, who in (
+        ("a", '["group:hr"]'),
+        ("b", "user:ada\ngroup:R&D, Berlin"),
+        ("c", "everybody"),
+        ("d", None),
+        ("e", ""),
+    ):
         file.add(uri, "text", LONG_AGO, None, who)
     listing = file.source(readers="who").list()
     assert listing.reports_readers
     told = dict(zip(listing.items["uri"].to_pylist(), listing.items["readers"].to_pylist(), strict=True))
-    assert told == {"a": ["group:hr"], "b": ["group:hr", "user:ada"], "c": [], "d": None, "e": []}
+    assert told == {"a": ["group:hr"], "b": ["group:R&D, Berlin", "user:ada"], "c": [], "d": None, "e": []}
     assert [(problem.uri, problem.error_class) for problem in listing.problems] == [("c", "BadReaders")]
 
 
@@ -319,7 +325,9 @@ def test_a_tombstone_is_true_or_a_time():
     assert all(map(is_deleted, [True, 1, "1", "true", "2026-01-02", b"\1", date(2026, 1, 2)]))
 
 
-@pytest.mark.parametrize("value", ["everybody", "[1]", "[broken", ["group:a b"], 7, {"group": "a"}])
+@pytest.mark.parametrize(
+    "value", ["everybody", "[1]", "[broken", ["group: a"], "user:ada, group:hr", "user:ada group:hr", 7, {"group": "a"}]
+)
 def test_readers_that_are_no_principals_are_told(value):
     with pytest.raises(AccessError):
         readers_of(value)

@@ -85,6 +85,27 @@ def test_the_run_of_another_chunk_is_its_own(project: Project) -> None:
     assert found.document["version"] == 2
 
 
+def test_a_chunk_is_explained_to_somebody_only_if_they_may_read_it_now(project: Project) -> None:
+    updated(project, "one")
+    chunk_id = chunk_of(project, "hr/leave.md")
+    assert explain(project, chunk_id, principals=["group:hr"]).text
+    for asking, tenant in ((["group:staff"], "default"), (["group:hr"], "beta")):
+        with pytest.raises(SnapshotNotFound, match="that you may read") as refused:
+            explain(project, chunk_id, principals=asking, tenant=tenant)
+        with pytest.raises(SnapshotNotFound) as missing:
+            explain(project, "f" * 32, principals=asking, tenant=tenant)
+        assert str(refused.value) == str(missing.value).replace("f" * 32, chunk_id)
+
+
+def test_an_explanation_tells_the_readers_of_the_snapshot_and_those_of_today(project: Project) -> None:
+    updated(project, "one")
+    rule = project.config.sources[0].access[0].model_copy(update={"match": "**", "readers": ("user:ada",)})
+    section = project.config.sources[0].model_copy(update={"access": (rule,)})
+    project.config = project.config.model_copy(update={"sources": (section,)})
+    access = explain(project, chunk_of(project, "hr/leave.md")).access
+    assert (access["readers"], access["readers_today"]) == (["group:hr"], ["user:ada"])
+
+
 def test_a_unique_beginning_is_enough(project: Project) -> None:
     updated(project, "one")
     chunk_id = chunk_of(project, "hr/leave.md")

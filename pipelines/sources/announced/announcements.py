@@ -264,7 +264,7 @@ def _violation(error: ValidationError) -> str:
     if rule == "Not":
         return "$.content: a delete has none"
     if rule == "Pattern" and path[:1] == ["readers"]:
-        return f"{where} is no principal: user:NAME, group:NAME or role:NAME, without spaces and commas"
+        return f"{where} is no principal: user:NAME, group:NAME or role:NAME"
     if rule == "Pattern" and path[-1:] != ["media_type"] and path[:1] != ["content"]:
         return f"{where} has control characters or line breaks"
     return f"{where}: {_cut(error.message)}"

@@ -13,7 +13,7 @@ from pipelines.errors import AccessError
 from pipelines.sources.addresses.uris import decode_uri, encode_key
 
 MAX_KEY_BYTES = 1_024  # uris are matched with access rules and stored in the index
-_BETWEEN = re.compile(r"[\s,;]+")
+_SEVERAL = re.compile(r"[\s,;](user|group|role):")  # a second principal in one line, or an odd name
 _FRACTION = re.compile(r"\.(\d+)")
 _NOT_DELETED = frozenset({"", "0", "f", "false", "n", "no"})
 _SINCE = datetime(1970, 1, 1, tzinfo=UTC)
@@ -118,10 +118,10 @@ def is_deleted(value: object) -> bool:
 
 
 def readers_of(value: object) -> tuple[str, ...] | None:
-    """The principals of a column: an array, JSON, or text with commas or spaces; NULL reports nothing.
+    """The principals of a column: an array, a JSON list, or text with one principal a line; NULL reports nothing.
 
     Raises:
-        AccessError: one of them is no principal.
+        AccessError: one of them is no principal, or a line could be one or several: names may hold commas and spaces.
     """
     from pipelines.principals import access_set
 
@@ -135,7 +135,10 @@ def readers_of(value: object) -> tuple[str, ...] | None:
             except ValueError:
                 raise AccessError(f"{text[:60]!r} is no JSON list of principals") from None
         else:
-            value = [part for part in _BETWEEN.split(text) if part]
+            value = [line.strip() for line in text.splitlines() if line.strip()]
+            unclear = next((line for line in value if _SEVERAL.search(line)), None)
+            if unclear is not None:
+                raise AccessError(f"{unclear[:60]!r} may be one principal or several; give a JSON list, or one a line")
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         raise AccessError(f"{str(value)[:60]!r} is no list of principals")
     return access_set(value)

@@ -74,6 +74,11 @@ class DatabaseSource(SourceSection):
         return self.model_copy(update={"url": f"{found[1]}{folder / found[2]}"}) if found else self
 
     @property
+    def reports_readers(self) -> bool:
+        """Where one of its columns names them."""
+        return self.columns.readers is not None
+
+    @property
     def shown_url(self) -> str:
         """The url for messages."""
         return self.url.partition("?")[0]

@@ -215,7 +215,7 @@ class Database:
                 text = f"several rows of {self._section.table!r} have the key {uri}; make `columns.key` name a unique "
                 found.problem(Problem(uri, "DuplicateKey", text + "key. The document stays as it is until then"))
             items = items.filter(pc.invert(pc.is_in(uris, value_set=pa.array(doubled.to_pylist(), pa.string()))))
-        return replace(found.build(items), reports_readers=self._section.columns.readers is not None)
+        return replace(found.build(items), reports_readers=self._section.reports_readers)
 
     def _fetch_some(self, uris: Sequence[str]) -> Iterator[Fetched | FetchFailure]:
         import sqlalchemy as sa

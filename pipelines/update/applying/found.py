@@ -89,13 +89,13 @@ def apply_found(
     """
     name = section.name
     state = progress.read(project.home, name)
-    labels = SourceLabels(section, registry)
+    labels = project.labels(section, registry)
     previous = documents.filter(pc.equal(documents["source"], name))
     found = project.events.after(name, state.applied_sequence, FOUND)
     if also:
         found = pa.concat_tables([found, as_table(also, after=pc.max(found["sequence"]).as_py() or 0)])
     outcome = SourceOutcome(name)
-    fingerprint_now = labels_fingerprint(section)
+    fingerprint_now = _labels_now(project, section)
     try:
         approved = _guarded(project, section, state, previous, found, approve_deletions=approve_deletions)
     except MassDeletionRefused as error:
@@ -124,10 +124,19 @@ def _ask(project: Project, name: str, previous: pa.Table, error: MassDeletionRef
     approvals.ask(project.home, name, pairs, error.total)
 
 
-def labels_fingerprint(section: SourceSection) -> str:
+def _labels_now(project: Project, section: SourceSection) -> str:
+    return labels_fingerprint(section, fold_case=project.config.principals.fold_case)
+
+
+def labels_fingerprint(section: SourceSection, *, fold_case: bool) -> str:
     """Of what the configuration says about the documents of a source."""
-    rules = tuple((rule.match, rule.readers) for rule in section.access)
-    return fingerprint("labels", {"rules": rules, "tenant": section.tenant, "class": section.classification})
+    said = {
+        "rules": tuple((rule.match, rule.readers) for rule in section.access),
+        "tenant": section.tenant,
+        "class": section.classification,
+        "fold_case": fold_case,
+    }
+    return fingerprint("labels", said)
 
 
 def as_staged(known: Row) -> Row:
@@ -329,7 +338,7 @@ def _as_labelled(project: Project, section: SourceSection, state: Progress, prev
     Where the rules have changed, and no rule covers a document any more, what its source reported last counts; if that
     is not on record any more, nobody but `role:admin` reads it until the source is listed.
     """
-    if not section.reports_readers or state.labels == labels_fingerprint(section):
+    if not section.reports_readers or state.labels == _labels_now(project, section):
         return Listing.unread("", reports_readers=section.reports_readers)
     last = latest(project.events.after(section.name, 0, ("observed",))).select(["uri", "readers"])
     known = previous.filter(pc.not_equal(previous["status"], manifest.DELETED))

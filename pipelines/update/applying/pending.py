@@ -41,6 +41,7 @@ def pending(project: Project) -> tuple[SourcePending, ...]:
     asked = {request.source: request for request in approvals.requests(project)}
     at_most = project.config.streams.max_events_per_update
     found = []
+    fold_case = project.config.principals.fold_case
     for section in project.config.sources:
         state = progress.read(project.home, section.name)
         announced = project.events.after(section.name, state.observed_sequence, ANNOUNCED)
@@ -60,7 +61,7 @@ def pending(project: Project) -> tuple[SourcePending, ...]:
                 oldest_seconds=_oldest(announced, waiting, now),
                 held=held,
                 resting_until=state.retry_at if state.resting(now) else None,
-                relabelled=bool(state.labels) and state.labels != labels_fingerprint(section),
+                relabelled=bool(state.labels) and state.labels != labels_fingerprint(section, fold_case=fold_case),
                 left=min(state.left, len(waiting)),
                 more=len(waiting) > at_most,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from pipelines.errors import SnapshotNotFound
 from pipelines.lake import manifest, provenance, snapshots
 from pipelines.lake.snapshots import Snapshot
 from pipelines.parsing.routes import ROUTES
+from pipelines.principals import DEFAULT_TENANT
 from pipelines.project import Project
 from pipelines.update.history import versions
+from pipelines.update.rights import Differing, Rights
 from pipelines.update.snapshot.candidate import lost_manifest
 from pipelines.update.snapshot.rows import ExpectedRows, page_span
 from pipelines.update.snapshot.verify import live_snapshot
@@ -39,14 +42,27 @@ class Explanation:
     times: Row
 
 
-def explain(project: Project, chunk_id: str) -> Explanation:
+def explain(
+    project: Project, chunk_id: str, *, principals: Sequence[str] = (), tenant: str = DEFAULT_TENANT
+) -> Explanation:
     """Where a row of the live index comes from; a unique beginning of its id is enough.
 
+    Args:
+        project: whose live index it is.
+        chunk_id: of the row.
+        principals: who asks; a row that they may not read now is not there for them. Empty: the operator of the
+            installation, who can read its files anyway.
+        tenant: whose people they are.
+
     Raises:
+        AccessError: a principal, or the tenant's name, is malformed.
         SnapshotNotFound: nothing is live; or no such row is, and the message tells which retained snapshot had it.
     """
     live = live_snapshot(project)
-    found, hit = _find(project, live, chunk_id.strip().lower())
+    rights, state = Rights(project), project.index().read_state(live.collection) or {}
+    found, hit = _find(project, live, chunk_id.strip().lower(), bool(principals))
+    if principals and not rights.visible(state, principals, tenant).shows(hit):
+        raise SnapshotNotFound(_nothing(live, chunk_id.strip().lower()))
     document = _document(project, live, hit["doc_id"])
     chunk = _chunk(project, document, hit["doc_id"], identity.text_hash(hit["text"]), found)
     version = _version(project, document)
@@ -63,7 +79,7 @@ def explain(project: Project, chunk_id: str) -> Explanation:
             "tokens": chunk.get("tokens"),
         },
         document=_told_document(project, document, version),
-        access=_access(project, document),
+        access=_access(document, rights.differing(state)),
         parsing=_parsing(project, document),
         recipe=_recipe(project, live, document, chunk),
         encoding=_encoding(project, live, identity.text_hash(hit["text"])),
@@ -83,7 +99,7 @@ def explain(project: Project, chunk_id: str) -> Explanation:
     )
 
 
-def _find(project: Project, live: Snapshot, wanted: str) -> tuple[str, Row]:
+def _find(project: Project, live: Snapshot, wanted: str, as_somebody: bool) -> tuple[str, Row]:
     index = project.index()
     if len(wanted) == len(identity.chunk_id("", "", 0)):
         exact = index.fetch(live.collection, [wanted])
@@ -93,9 +109,14 @@ def _find(project: Project, live: Snapshot, wanted: str) -> tuple[str, Row]:
         ids = [one for one in index.row_hashes(live.collection) if one.startswith(wanted)]
         if len(ids) == 1:
             return ids[0], index.fetch(live.collection, ids)[ids[0]]
-        if ids:
+        if ids and not as_somebody:  # how many there are tells of rows that may not be read
             raise SnapshotNotFound(f"{len(ids)} chunks of the live snapshot begin with {wanted!r}; give more of the id")
-    raise SnapshotNotFound(_elsewhere(project, live, wanted))
+    raise SnapshotNotFound(_nothing(live, wanted) if as_somebody else _elsewhere(project, live, wanted))
+
+
+def _nothing(live: Snapshot, wanted: str) -> str:
+    """The same words whether there is no such row or it may not be read: the difference would tell that it is there."""
+    return f"no chunk of the live snapshot {live.snapshot_id} that you may read has the id {wanted!r}"
 
 
 def _elsewhere(project: Project, live: Snapshot, wanted: str) -> str:
@@ -161,12 +182,16 @@ def _told_document(project: Project, document: Row, version: versions.DocumentVe
     }
 
 
-def _access(project: Project, document: Row) -> Row:
-    rows = project.lake.read("acl_sets", where=pc.field("acl_id") == document["acl_id"]).to_pylist()
+def _access(document: Row, differing: Differing) -> Row:
+    """The readers that the snapshot's rows carry, and today's: both have to allow it."""
+    then, now = differing.documents.get(document["doc_id"], (document["acl_id"], document["acl_id"]))
+    allowed, allowed_now = differing.registry.of(then), differing.registry.of(now)
     return {
-        "acl_id": document["acl_id"],
-        "readers": rows[0]["principals"] if rows else [],
+        "acl_id": then,
+        "readers": list(allowed[1]) if allowed else [],
+        "readers_today": list(allowed_now[1]) if allowed_now else [],
         "tenant": document["tenant"],
+        "tenant_today": allowed_now[0] if allowed_now else None,
         "classification": document["classification"],
     }
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import SourceError
-from pipelines.governance.access import AclRegistry, SourceLabels
+from pipelines.governance.access import AclRegistry
 from pipelines.lake import dead_letters
 from pipelines.lake.blobs import BlobStore
 from pipelines.lake.dead_letters import Failure
@@ -121,7 +121,7 @@ class _Observation:
         self._section = project.config.source(source)
         self._lake, self._log = Lake(project.home.lake), EventLog(project.home)
         self._blobs = BlobStore(project.home.blobs)
-        self._labels = SourceLabels(self._section, AclRegistry(self._lake.read("acl_sets")))
+        self._labels = project.labels(self._section, AclRegistry(self._lake.read("acl_sets")))
         self._state = following.read(project.home, source)
         self._source = open_source(self._section, project.surroundings())
 

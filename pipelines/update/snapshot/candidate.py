@@ -15,7 +15,7 @@ from pipelines.index.slots import every_slot, idle_slot, kept_slots, slot_names
 from pipelines.lake import manifest, snapshots
 from pipelines.lake.derive import Progress
 from pipelines.lake.manifest import ManifestChanges
-from pipelines.lake.snapshots import Snapshot, TermStatistics
+from pipelines.lake.snapshots import Snapshot
 from pipelines.project import Project
 from pipelines.update import staging
 from pipelines.update.reports import CandidateReport
@@ -194,7 +194,7 @@ def _build_full(
     index, lake = project.index(), project.lake
     index.drop(collection)
     index.create(collection, project.recipe.dimension)
-    statistics = TermStatistics.empty()
+    statistics: snapshots.Statistics = {}
     documents, rows, row_digest = 0, 0, digest(())
     in_all = manifest.active_count(lake, version)
     for pages in portions(max(in_all, lake.count("chunks"))):
@@ -205,7 +205,7 @@ def _build_full(
         documents += some.num_rows
         rows += len(expected)
         row_digest = digest(expected.row_hashes, start=row_digest)
-        statistics = statistics.plus(expected.terms())
+        statistics = snapshots.counted(statistics, expected.terms())
         if progress:
             progress(documents, in_all)
     return _record(
@@ -265,7 +265,8 @@ def _build_difference(
         rows += len(after) - len(before)
         row_digest = digest(before.row_hashes, start=row_digest, subtract=True)
         row_digest = digest(after.row_hashes, start=row_digest)
-        statistics = statistics.plus(before.terms(), sign=-1).plus(after.terms())
+        statistics = snapshots.counted(statistics, before.terms(), sign=-1)
+        statistics = snapshots.counted(statistics, after.terms())
         upserted, deleted, done = upserted + len(upserts), deleted + len(deletes), done + len(some.doc_ids)
         if progress:
             progress(done, total)
@@ -298,7 +299,7 @@ def _record(
     row_digest: str,
     upserted: int,
     deleted: int,
-    statistics: TermStatistics,
+    statistics: snapshots.Statistics,
     run_id: str,
 ) -> Snapshot:
     """Record the candidate in the tables first, then in the slot: a slot never names a snapshot nobody knows."""

@@ -99,9 +99,11 @@ class ExpectedRows:
         """chunk_id to row_hash."""
         return dict(zip(self.chunk_ids, self.row_hashes, strict=True))
 
-    def terms(self) -> pa.ChunkedArray:
-        """The lexical terms of every row."""
-        return self._chunks["terms"].take(self._chunk_rows)
+    def terms(self) -> dict[str, pa.ChunkedArray]:
+        """The lexical terms of every row, by the tenant whose row it is."""
+        terms = self._chunks["terms"].take(self._chunk_rows)
+        tenants = self._documents["tenant"].take(self._document_rows)
+        return {one: terms.filter(pc.equal(tenants, one)) for one in sorted(tenants.unique().to_pylist())}
 
     def tokens(self) -> dict[str, int]:
         """Tokens of each distinct chunk text."""
