@@ -89,6 +89,12 @@ def live(snapshots: list[Snapshot]) -> Snapshot | None:
     return next((s for s in reversed(snapshots) if s.status == "live"), None)
 
 
+def disputed(snapshots: list[Snapshot]) -> set[str]:
+    """Ids of snapshots that were live when a rebuild from nothing came to something else."""
+    compared = (snapshot.gates.get(AGREEMENT, {}) for snapshot in snapshots)
+    return {result["live_snapshot"] for result in compared if not result.get("passed", True)}
+
+
 def gone_live(snapshot: Snapshot, *, run_id: str) -> Snapshot:
     """The same snapshot, live from now on."""
     return replace(snapshot, status="live", run_id=run_id, promoted_at=snapshot.promoted_at or datetime.now(UTC))

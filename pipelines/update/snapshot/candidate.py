@@ -144,6 +144,8 @@ def _plan(project: Project, history: list[Snapshot], version: int, *, full: bool
         return rebuild("the slot holds a snapshot that the tables do not know")
     if held.status == "rejected":
         return rebuild("the slot's snapshot was rejected")
+    if held.snapshot_id in snapshots.disputed(history):
+        return rebuild("the slot's snapshot is not what a rebuild from nothing came to")
     if state["manifest_version"] > version:
         return rebuild("the slot is ahead of the manifest")
     if lost_manifest(project, held):
