@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from pipelines.errors import IndexMismatch, IndexUnavailable
+from pipelines.index import filters
 from pipelines.index.address import Address
-from pipelines.index.filters import any_string, portions, shown
+from pipelines.index.filters import PORTION, any_string, portions, shown
 from pipelines.index.protocol import (
     REVISION,
     UNFILTERED,
@@ -33,7 +34,8 @@ from pipelines.index.protocol import (
     Vectors,
 )
 from pipelines.index.rows import HIT_FIELDS, MAX_STRING_BYTES, SCALAR_ROW, STORED_SCALARS
-from pipelines.index.wire import NO_TERM, check_rows, wire_portions
+from pipelines.index.wire import NO_TERM, check_rows, from_wire, wire_portions
+from pipelines.lake.portions import Portion
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -43,6 +45,7 @@ T = TypeVar("T")
 _STATE = "lockstep.state"  # collection property
 _ID_BYTES = 64
 _IDENTITIES = ("chunk_id", "doc_id", "text_hash", "row_hash")
+_EVERYTHING = [*STORED_SCALARS, "dense", "sparse"]
 _QUERIES_A_REQUEST = 256  # bounds the server's score matrix: 256 x 20,000 rows x 4 bytes = 20 MB
 _PAGE_ROWS = 8_192  # a server refuses pages above 16,384
 _NOT_FOUND = (4, 100, 1600)  # collection (old code, new code), alias
@@ -239,6 +242,20 @@ class MilvusIndex:
             tables.append(pa.Table.from_pylist(page, schema=SCALAR_ROW))
         return pa.concat_tables(tables).sort_by("chunk_id")
 
+    def stored(self, collection: str, wanted: Portion | Sequence[str]) -> Iterator[pa.Table]:
+        """See `Index.stored`."""
+        if isinstance(wanted, Portion):
+            found = self._all(collection, ["chunk_id"], filters.within("doc_id", wanted))
+        else:
+            found = self._of(collection, "doc_id", wanted, ["chunk_id"])
+        keys = (row["chunk_id"] for row in found)
+        doing = f"reading rows of {collection!r}"
+        while page := list(islice(keys, PORTION)):
+            expression = any_string("chunk_id", page)
+            yield from_wire(
+                self._call(doing, self._client.query, collection, filter=expression, output_fields=_EVERYTHING)
+            )
+
     def fetch(self, collection: str, chunk_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """See `Index.fetch`."""
         found = self._of(collection, "chunk_id", chunk_ids, ["chunk_id", *HIT_FIELDS])
@@ -255,9 +272,16 @@ class MilvusIndex:
             doing = f"reading rows of {collection!r}"
             yield from self._call(doing, self._client.query, collection, filter=expression, output_fields=fields)
 
-    def _all(self, collection: str, fields: list[str]) -> Iterator[dict[str, Any]]:
-        doing = f"reading all rows of {collection!r}"
-        pages = self._call(doing, self._client.query_iterator, collection, batch_size=_PAGE_ROWS, output_fields=fields)
+    def _all(self, collection: str, fields: list[str], expression: str = "") -> Iterator[dict[str, Any]]:
+        doing = f"reading {'all ' if not expression else ''}rows of {collection!r}"
+        pages = self._call(
+            doing,
+            self._client.query_iterator,
+            collection,
+            batch_size=_PAGE_ROWS,
+            filter=expression,
+            output_fields=fields,
+        )
         try:
             while page := self._call(doing, pages.next):
                 yield from page

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import LakeError
-from pipelines.index.slots import slot_names
+from pipelines.index.slots import every_slot
 from pipelines.lake import dead_letters, manifest, snapshots
 from pipelines.lake.events import ANNOUNCED
 from pipelines.lake.events import TABLE as EVENTS
@@ -124,7 +124,7 @@ def retained(project: Project) -> Retained:
     lake, index = project.lake, project.index()
     history = snapshots.history(lake, project.alias)
     newest = lake.version(manifest.TABLE)
-    states = [index.read_state(name) for name in slot_names(project.alias, 3) if index.exists(name)]
+    states = [index.read_state(name) for name in every_slot(project.alias) if index.exists(name)]
     held = {state["snapshot_id"] for state in states if state}
     whole = set(
         lake.read("term_statistics", ["snapshot_id"])["snapshot_id"].to_pylist()
