@@ -43,6 +43,7 @@ class ServerRecord:
     started: float | None
     uri: str
     version: str
+    token_mark: str = ""  # stands for the token that it asks for; another one in the folder: it is restarted
     set_aside: list[dict[str, str]] = field(default_factory=list)  # collection and reason, found damaged at its start
 
     @classmethod

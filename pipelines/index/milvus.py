@@ -5,6 +5,7 @@ Two things differ by server, and only here: which dense index a new collection g
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import logging
@@ -20,6 +21,7 @@ import pyarrow as pa
 
 from pipelines.errors import IndexMismatch, IndexUnavailable
 from pipelines.index import filters
+from pipelines.index.address import Address
 from pipelines.index.filters import PORTION, any_string, portions, shown
 from pipelines.index.protocol import (
     REVISION,
@@ -60,8 +62,13 @@ _RETRIES = 3
 class MilvusIndex:
     """`Index` on a Milvus Lite process or a Milvus server. Connects on first use; not to be shared across a fork."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, address: Address) -> None:
+        self.address = address
+
+    @property
+    def uri(self) -> str:
+        """Where it is reached, for messages."""
+        return self.address.uri
 
     @cached_property
     def _client(self) -> MilvusClient:
@@ -74,15 +81,42 @@ class MilvusIndex:
         entity_helper.CHECK_STR_ARRAY = False
         entity_helper.entity_is_sparse_matrix = _are_sparse
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises, and we report what it raises
+        self._require_entry()
         try:
             return MilvusClient(
                 self.uri,
                 timeout=_CONNECT_SECONDS,
+                token=self.address.token or "",
                 dedicated=True,
                 grpc_options={"grpc.service_config": _SERVICE_CONFIG},
             )
         except MilvusException as error:
             raise self._unavailable("connecting", error) from error
+
+    def _require_entry(self) -> None:
+        """Tell at once that the token is wrong: the client would try for ten seconds, and call that a lost connection.
+
+        Raises:
+            IndexUnavailable: the index does not accept the token.
+        """
+        import grpc  # type: ignore[import-untyped]  # it ships none
+        from pymilvus.grpc_gen import milvus_pb2, milvus_pb2_grpc
+
+        if not self.uri.startswith("http://"):
+            return  # with TLS the client's own error has to do
+        token = base64.b64encode((self.address.token or "").encode())
+        with grpc.insecure_channel(self.uri.removeprefix("http://").rstrip("/")) as channel:
+            try:
+                milvus_pb2_grpc.MilvusServiceStub(channel).GetVersion(
+                    milvus_pb2.GetVersionRequest(), timeout=_CONNECT_SECONDS, metadata=(("authorization", token),)
+                )
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    raise IndexUnavailable(
+                        f"connecting: the index at {self.uri} does not accept the token that it was given. Of Milvus "
+                        "Lite: run `lockstep stop` and the command again, as the user who owns LOCKSTEP_HOME; of a "
+                        "server: correct the variable that `milvus.token_env` names"
+                    ) from error
 
     @cached_property
     def _is_lite(self) -> bool:
@@ -349,7 +383,7 @@ class MilvusIndex:
             IndexMismatch: there is no such collection or alias, or it cannot take this.
             IndexUnavailable: anything else.
         """
-        import grpc  # type: ignore[import-untyped]  # it ships none
+        import grpc
         from pymilvus.exceptions import MilvusException
 
         if getattr(function, "__self__", None) is self.__dict__.get("_client") and "timeout" not in kwargs:

@@ -8,6 +8,7 @@ each version several times, and from files each read costs 5 to 20 ms.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,14 +53,19 @@ class _Opened:
 
 
 class OpenTables:
-    """Tables by their address; those in an object store are opened anew each time. Not for use in several threads."""
+    """Tables by their address; those in an object store are opened anew each time. Threads may share them."""
 
     def __init__(self, storage_options: Mapping[str, str] | None = None) -> None:
+        self._lock = threading.RLock()
         self._options = dict(storage_options or {}) or None
         self._opened: dict[str, _Opened] = {}
 
     def table(self, uri: str) -> DeltaTable:
         """The table at its newest version; raises what `DeltaTable` raises. Its version must not be changed."""
+        with self._lock:
+            return self._table(uri)
+
+    def _table(self, uri: str) -> DeltaTable:
         log = _log(uri)
         known = self._opened.pop(uri, None)
         if log is None:
@@ -74,15 +80,16 @@ class OpenTables:
 
     def facts(self, uri: str, version: int | None = None) -> pa.Table:
         """Path, bytes, rows and statistics of every file at a version (None: the newest), from the log alone."""
-        table = self.table(uri)
-        if version is not None and version != table.version():
-            return _facts_of(DeltaTable(uri, version=version, storage_options=self._options))
-        known = self._opened.get(uri)
-        if known is None:
-            return _facts_of(table)
-        if known.facts is None:
-            known.facts = _facts_of(table)
-        return known.facts
+        with self._lock:
+            table = self._table(uri)
+            if version is None or version == table.version():
+                known = self._opened.get(uri)
+                if known is None:
+                    return _facts_of(table)
+                if known.facts is None:
+                    known.facts = _facts_of(table)
+                return known.facts
+        return _facts_of(DeltaTable(uri, version=version, storage_options=self._options))
 
     def files(
         self,
@@ -99,8 +106,12 @@ class OpenTables:
         """
         return pruning.dataset(self.facts(uri, version), self._filesystem(uri), schema, key=key, wanted=wanted)
 
-    def some(self, uri: str, schema: pa.Schema, facts: pa.Table) -> ds.FileSystemDataset:
-        """Some of a table's files, chosen by what `facts` says of them."""
+    def some(self, uri: str, schema: pa.Schema, facts: pa.Table) -> ds.Dataset:
+        """Some of a table's files, chosen by what `facts` says of them; all rows of a small table may be held."""
+        with self._lock:
+            known = self._opened.get(uri)
+            if known is not None and known.facts is not None and len(facts) == len(known.facts):
+                return self.rows(uri, schema)
         return pruning.dataset(facts, self._filesystem(uri), schema)
 
     def _filesystem(self, uri: str) -> FileSystem:
@@ -119,21 +130,22 @@ class OpenTables:
         wanted: Wanted | None = None,
     ) -> ds.Dataset:
         """The rows of those files; a small table's newest ones are read once and kept, whole."""
-        newest = self.table(uri)
-        known = self._opened.get(uri)
-        if known is None or version not in (None, newest.version()):
-            return self.files(uri, schema, version, key=key, wanted=wanted)
-        if known.rows is None:
-            facts = self.facts(uri)
-            if sum(facts["size_bytes"].to_pylist()) > _HELD_BYTES:
-                return self.files(uri, schema, key=key, wanted=wanted)
-            known.rows = _held(uri, facts["path"].to_pylist(), schema)
-        return known.rows
+        with self._lock:
+            newest = self._table(uri)
+            known = self._opened.get(uri)
+            if known is not None and version in (None, newest.version()):
+                facts = self.facts(uri)
+                if known.rows is None and sum(facts["size_bytes"].to_pylist()) <= _HELD_BYTES:
+                    known.rows = _held(uri, facts["path"].to_pylist(), schema)
+                if known.rows is not None:
+                    return known.rows
+        return self.files(uri, schema, version, key=key, wanted=wanted)
 
     def derived(self, uri: str, name: str, make: Callable[[], _T]) -> _T:
         """What `make` gives, which depends on the newest version alone: made once a version, and kept by that name."""
-        self.table(uri)
-        known = self._opened.get(uri)
+        with self._lock:
+            self._table(uri)
+            known = self._opened.get(uri)
         if known is None:
             return make()
         if name not in known.derived:

@@ -55,6 +55,11 @@ class LakeReader:
         table = self._open(name)
         return -1 if table is None else table.version()
 
+    def identity(self, name: str) -> str | None:
+        """What tells a table from another one of its name that was made after it was lost; None: there is none."""
+        table = self._open(name)
+        return None if table is None else str(table.metadata().id)
+
     def versions(self) -> dict[str, int]:
         """The newest version of every table."""
         return {name: self.version(name) for name in TABLES}
@@ -212,13 +217,16 @@ class LakeReader:
         *,
         by: str,
         value: object,
+        until: object = None,
         inclusive: bool = False,
         where: ds.Expression | None = None,
     ) -> pa.Table:
-        """The rows with a larger value of a column (or the same); files whose values are all smaller stay closed."""
+        """The rows with a larger value of a column (or the same), up to `until`; other files stay closed."""
         names = list(TABLES[name].names if columns is None else columns)
         larger = pc.field(by) >= pc.scalar(value) if inclusive else pc.field(by) > pc.scalar(value)
         where = larger if where is None else larger & where
+        if until is not None:
+            where &= pc.field(by) <= pc.scalar(until)
         if self._open(name) is None:
             return TABLES[name].empty_table().select(names)
         uri = self.uri(name)
@@ -228,7 +236,13 @@ class LakeReader:
             if f"max.{by}" in facts.schema.names:
                 largest = facts[f"max.{by}"]
                 new = pc.greater_equal(largest, value) if inclusive else pc.greater(largest, value)
-                facts = facts.filter(pc.fill_null(new, True))
+                new = pc.fill_null(new, True)
+                if until is not None and f"min.{by}" in facts.schema.names:
+                    new = pc.and_(new, pc.fill_null(pc.less_equal(facts[f"min.{by}"], until), True))
+                if f"null_count.{by}" in facts.schema.names:
+                    nothing = pc.equal(facts[f"null_count.{by}"], facts["num_records"])
+                    new = pc.and_(new, pc.invert(pc.fill_null(nothing, False)))
+                facts = facts.filter(new)
             if not len(facts):
                 return TABLES[name].empty_table().select(names)
             return self._tables.some(uri, TABLES[name], facts).to_table(columns=names, filter=where)

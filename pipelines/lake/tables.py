@@ -164,6 +164,8 @@ class Lake(LakeReader):
         with ThreadPoolExecutor(1) as readers:
             rows = pa.RecordBatchReader.from_batches(TABLES[name], kept())
             self._write(name, table, rows, mode="overwrite", run_id=run_id)
+        if name in KEYS:
+            self._tell_ordered(name, after, run_id)
         return before - after
 
     def order(self, name: str, *, run_id: str) -> bool:
@@ -179,16 +181,18 @@ class Lake(LakeReader):
         if rows <= 2 * ordered + _UNORDERED_ROWS:
             return False
         self.rewrite(name, run_id=run_id)
-        table = self._open(name)
-        assert table is not None
-        told = {_ORDERED: str(rows)}
-        self._in_words(
-            name,
-            lambda: table.alter.set_table_properties(
-                told, raise_if_not_exists=False, commit_properties=_commit(run_id)
-            ),
-        )
         return True
+
+    def _tell_ordered(self, name: str, rows: int, run_id: str) -> None:
+        table = self._open(name)
+        if table is not None and rows > _UNORDERED_ROWS:
+            told = {_ORDERED: str(rows)}
+            self._in_words(
+                name,
+                lambda: table.alter.set_table_properties(
+                    told, raise_if_not_exists=False, commit_properties=_commit(run_id)
+                ),
+            )
 
     def _in_order(self, name: str) -> Iterator[pa.RecordBatch]:
         """Every row in the order of its key; a portion of the keys is held at a time."""

@@ -72,7 +72,10 @@ class ManifestReport:
 
 @dataclass(frozen=True, slots=True)
 class ChunkReport:
-    """Step 4a: chunks made now, and chunks that active documents have in all."""
+    """Step 4a: chunks made now, and chunks that active documents have in all.
+
+    Of more than 65,536, an update that looks only at what changed tells how many the table holds; so does step 4b.
+    """
 
     contents: int
     added: int

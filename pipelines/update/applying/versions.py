@@ -45,7 +45,7 @@ def catch_up(project: Project, *, run_id: str) -> int:
 
 def _newest(project: Project) -> int:
     """The manifest's version up to which everything is kept; -1 for nothing."""
-    kept = project.lake.read(TABLE, ["durable_at", "manifest_version"])
+    kept = project.lake.newest(TABLE, ["durable_at", "manifest_version"], by="durable_at", rows=1)
     if not kept.num_rows:
         return -1
     newest = kept.filter(pc.equal(kept["durable_at"], pc.max(kept["durable_at"])))

@@ -123,7 +123,7 @@ def _elsewhere(project: Project, live: Snapshot, wanted: str) -> str:
     """What is known of a chunk that the live snapshot does not hold."""
     problem = f"no chunk of the live snapshot {live.snapshot_id} has the id {wanted!r}"
     history = snapshots.history(project.lake, project.alias)
-    whole = set(project.lake.read("term_statistics", ["snapshot_id"])["snapshot_id"].to_pylist())
+    whole = snapshots.with_statistics(project.lake)
     for snapshot in reversed(history):
         if not wanted or snapshot.snapshot_id not in whole or lost_manifest(project, snapshot):
             continue

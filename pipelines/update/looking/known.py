@@ -56,7 +56,7 @@ class Known:
         wanted = doc_ids.combine_chunks()
         rows: list[dict[str, Any]] = self.found.filter(pc.is_in(self.found["doc_id"], value_set=wanted)).to_pylist()
         own = {row["doc_id"] for row in rows}
-        stored = self.lake.read(manifest.TABLE, where=pc.field("doc_id").isin(wanted)).to_pylist()
+        stored = self.lake.lookup(manifest.TABLE, wanted).to_pylist()
         return rows + [row for row in stored if row["doc_id"] not in own]
 
 
@@ -73,16 +73,23 @@ def known_documents(
         hints: only what these name; None: the whole source.
     """
     waiting = latest(events.after(progress.source, progress.applied_sequence, ("observed", "absent")))
-    mine = pc.field("source") == progress.source  # with that column among those that are read, no others are
-    rows = lake.read(manifest.TABLE, [*COMPARED, "source"], where=mine).select(COMPARED)
+    rows = _stored(lake, progress.source, hints)
     if hints is not None:
         rows, waiting = (table.filter(pa.array(hinted(table["uri"], hints))) for table in (rows, waiting))
     if not len(waiting):
         return Known(rows, DOCUMENTS.empty_table(), lake)
     again = _in(rows["uri"], waiting["uri"])
-    before = lake.read(manifest.TABLE, where=pc.field("doc_id").isin(rows.filter(again)["doc_id"].combine_chunks()))
+    before = lake.lookup(manifest.TABLE, rows.filter(again)["doc_id"])
     found = _as_documents(before, waiting, labels, progress.source)
     return Known(pa.concat_tables([rows.filter(pc.invert(again)), found.select(COMPARED)]), found, lake)
+
+
+def _stored(lake: Lake, source: str, hints: Sequence[Hint] | None) -> pa.Table:
+    """The manifest's rows of a source, or at least those that the hints name."""
+    if hints is not None and not any(hint.subtree for hint in hints):
+        return lake.lookup(manifest.TABLE, [doc_id(source, hint.uri) for hint in hints], COMPARED)
+    mine = pc.field("source") == source  # with that column among those that are read, no others are
+    return lake.read(manifest.TABLE, [*COMPARED, "source"], where=mine).select(COMPARED)
 
 
 def hinted(uris: pa.ChunkedArray, hints: Sequence[Hint]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -284,6 +284,7 @@ def _build_difference(
         upserted=upserted,
         deleted=deleted,
         statistics=statistics,
+        since=state["snapshot_id"],
         run_id=run_id,
     )
     return snapshot, tuple(changes.doc_ids)
@@ -302,6 +303,7 @@ def _record(
     upserted: int,
     deleted: int,
     statistics: snapshots.Statistics,
+    since: str | None = None,
     run_id: str,
 ) -> Snapshot:
     """Record the candidate in the tables first, then in the slot: a slot never names a snapshot nobody knows."""
@@ -328,7 +330,7 @@ def _record(
         status="candidate",
         run_id=run_id,
     )
-    snapshots.write_term_statistics(project.lake, snapshot.snapshot_id, statistics, run_id=run_id)
+    snapshots.write_term_statistics(project.lake, snapshot.snapshot_id, statistics, since=since, run_id=run_id)
     overtaken = [
         replace(s, status="rejected") for s in history if s.collection == collection and s.status == "candidate"
     ]

@@ -60,9 +60,11 @@ class Retained:
     def contents(self) -> pa.Table:
         """Content hash and media type of every document that a kept version of the manifest serves, each pair once."""
         columns = ["content_hash", "media_type"]
-        tables = [self._current.select(columns)]
-        tables += [manifest.active_documents(self.project.lake, version).select(columns) for version in self.versions]
-        return pa.concat_tables(tables).group_by(columns).aggregate([])
+        found = self._current.select(columns)
+        for version in self.versions:  # one after the other: most versions serve the same contents
+            served = manifest.active_documents(self.project.lake, version, columns=columns)
+            found = pa.concat_tables([found, served]).group_by(columns).aggregate([])
+        return found.group_by(columns).aggregate([])
 
     @cached_property
     def whole_contents(self) -> pa.Array:
@@ -74,7 +76,9 @@ class Retained:
         today = (self.project.recipe.fingerprint, self.project.recipe.model_fp)
         earlier = {s.manifest_version for s in self.snapshots if (s.recipe_fp, s.model_fp) != today}
         hashes = [self._current["quarantined_hash"], self._staged]
-        hashes += [manifest.active_documents(self.project.lake, version)["content_hash"] for version in sorted(earlier)]
+        for version in sorted(earlier):
+            served = manifest.active_documents(self.project.lake, version, columns=["content_hash"])
+            hashes.append(_distinct([served["content_hash"]]))
         return _distinct(hashes)
 
     @cached_property
@@ -122,9 +126,7 @@ def retained(project: Project) -> Retained:
     newest = lake.version(manifest.TABLE)
     states = [index.read_state(name) for name in every_slot(project.alias) if index.exists(name)]
     held = {state["snapshot_id"] for state in states if state}
-    whole = set(
-        lake.read("term_statistics", ["snapshot_id"])["snapshot_id"].to_pylist()
-    )  # earlier runs pruned the rest
+    whole = snapshots.with_statistics(lake)  # earlier runs pruned the rest
     seen = [s for s in history if s.status in ("live", "retired") and s.snapshot_id in whole]
     seen = seen[-project.config.retention.snapshots :]
     live = snapshots.live(history)
