@@ -68,6 +68,7 @@ def source_changes(context: dg.AssetExecutionContext, writer: LockstepWriter) ->
                 step.project,
                 run_id=step.run_id,
                 approve_deletions=writer.approve_deletions,
+                thorough=writer.thorough or writer.full,
                 scan=writer.scan,
                 sources=writer.sources or None,
                 progress=step.progress,

@@ -174,7 +174,7 @@ def test_rows_above_a_value_are_read_from_the_files_that_can_have_one(
     monkeypatch.setattr("pipelines.lake.open_tables._HELD_BYTES", 0)
     now = datetime.now(UTC)
     for number in range(1, 9):
-        row = {"acl_id": number, "principals": [f"user:{number}"], "created_at": now}
+        row = {"acl_id": number, "tenant": "default", "principals": [f"user:{number}"], "created_at": now}
         lake.append("acl_sets", pa.Table.from_pylist([row], schema=TABLES["acl_sets"]), run_id="r")
     opened = read_files(monkeypatch)
     assert sorted(lake.after("acl_sets", ["acl_id"], by="acl_id", value=6)["acl_id"].to_pylist()) == [7, 8]
@@ -182,6 +182,14 @@ def test_rows_above_a_value_are_read_from_the_files_that_can_have_one(
     newest = lake.newest("acl_sets", ["acl_id"], by="acl_id", rows=3)
     assert sorted(newest["acl_id"].to_pylist())[-3:] == [6, 7, 8]
     assert len(opened) == 5
+
+
+def test_tables_behind_an_address_are_looked_up_in_the_same_way(tmp_path: Path) -> None:
+    lake = Lake(f"file://{tmp_path}/lake")
+    lake.merge("documents", documents_named(f"doc-{n}" for n in range(20)), key="doc_id", run_id="1")
+    wanted = lake.read("documents")["doc_id"].to_pylist()[:3]
+    assert sorted(lake.lookup("documents", wanted)["doc_id"].to_pylist()) == sorted(wanted)
+    assert len(lake.lookup("documents", Portion())) == 20
 
 
 def test_a_manifest_of_an_earlier_layout_is_refused_with_what_to_do(lake: Lake, tmp_path: Path) -> None:
