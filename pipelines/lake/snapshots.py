@@ -108,10 +108,16 @@ def record(lake: Lake, *snapshots: Snapshot) -> None:
     for snapshot in snapshots:
         row = asdict(replace(snapshot, updated_at=now))
         row["model"] = json.dumps(row["model"], sort_keys=True)
-        row["gates"] = json.dumps(row["gates"], sort_keys=True)
+        gates = _slim(snapshot.gates) if snapshot.status == "retired" else snapshot.gates
+        row["gates"] = json.dumps(gates, sort_keys=True)
         rows.append(row)
     table = pa.Table.from_pylist(rows, schema=INDEX_SNAPSHOTS)
     lake.replace(TABLE, table, key="snapshot_id", run_id=snapshots[0].run_id)
+
+
+def _slim(gates: dict[str, Any]) -> dict[str, Any]:
+    """Of gates that passed, only that they did: this table is written whole with every update, and keeps every row."""
+    return {name: {"passed": True} if result.get("passed") else result for name, result in gates.items()}
 
 
 @dataclass(frozen=True, slots=True)
