@@ -36,6 +36,7 @@ def plan(config_path: Path, as_json: bool, approve_deletions: bool) -> None:
             "documents": documents,
             "embeddings": {"to_encode": found.to_encode, "exact": found.encode_exact},
             "parse": {"to_parse": found.to_parse},
+            "rows_once": found.rows_once,
             "estimated_seconds": round(found.estimated_seconds, 1),
             "sources": [asdict(outcome) for outcome in found.sources],
             "problems": problems,
@@ -46,6 +47,11 @@ def plan(config_path: Path, as_json: bool, approve_deletions: bool) -> None:
             f"to parse    {found.to_parse}",
             f"to encode   {found.to_encode}{'' if found.encode_exact else ' (estimated)'} texts, "
             f"about {found.estimated_seconds:.0f} s",
+            *(
+                [f"once        {found.rows_once} rows for the other slot, if anything changes"]
+                if found.rows_once
+                else []
+            ),
             *(f"problem     {problem['source']}: {problem['uri']}: {problem['error']}" for problem in problems),
         ],
     )

@@ -125,13 +125,15 @@ INDEX_SNAPSHOTS = _schema(
     ("promoted_at", TIMESTAMP),  # when readers first saw it
 )
 
-# One row a snapshot and tenant: how rare a word is for one tenant is not told by another's texts.
+# One row a snapshot and tenant: how rare a word is for one tenant is not told by another's texts. A snapshot's rows
+# hold only what differs from a base, which many share: an update adds what it changed, not the whole vocabulary.
 TERM_STATISTICS = _schema(
-    ("snapshot_id", pa.string(), False),
+    ("snapshot_id", pa.string(), False),  # or the id of a base
     ("tenant", pa.string(), False),
-    ("rows", pa.int64(), False),
+    ("base", pa.string()),  # what these differ from; null in the base itself
+    ("rows", pa.int64(), False),  # in all, whatever the base says
     ("terms", pa.list_(pa.int64()), False),  # ascending
-    ("frequencies", pa.list_(pa.int32()), False),  # rows that contain the term
+    ("frequencies", pa.list_(pa.int32()), False),  # rows that contain the term; 0: none any more
 )
 
 DEAD_LETTERS = _schema(

@@ -18,6 +18,7 @@ from pipelines.lake.tables import Lake
 from pipelines.principals import DEFAULT_TENANT
 
 TABLE = "index_snapshots"
+_STATISTICS = "term_statistics"
 RECIPES = "recipes"  # of a snapshot's `model`: what its rows were made by, which no reader needs
 # diverged: rebuilt from nothing, and not what the incremental index held; kept beside it for an operator to decide.
 Status = Literal["building", "candidate", "live", "retired", "rejected", "diverged"]
@@ -107,10 +108,16 @@ def record(lake: Lake, *snapshots: Snapshot) -> None:
     for snapshot in snapshots:
         row = asdict(replace(snapshot, updated_at=now))
         row["model"] = json.dumps(row["model"], sort_keys=True)
-        row["gates"] = json.dumps(row["gates"], sort_keys=True)
+        gates = _slim(snapshot.gates) if snapshot.status == "retired" else snapshot.gates
+        row["gates"] = json.dumps(gates, sort_keys=True)
         rows.append(row)
     table = pa.Table.from_pylist(rows, schema=INDEX_SNAPSHOTS)
     lake.replace(TABLE, table, key="snapshot_id", run_id=snapshots[0].run_id)
+
+
+def _slim(gates: dict[str, Any]) -> dict[str, Any]:
+    """Of gates that passed, only that they did: this table is written whole with every update, and keeps every row."""
+    return {name: {"passed": True} if result.get("passed") else result for name, result in gates.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,13 @@ class TermStatistics:
     def empty(cls) -> TermStatistics:
         """Of no rows."""
         return cls(0, np.empty(0, np.int64), np.empty(0, np.int32))
+
+    def frequencies_of(self, terms: np.ndarray) -> np.ndarray:
+        """How many rows have each of these terms: int32, a new array."""
+        found = np.zeros(len(terms), np.int32)
+        known = np.isin(terms, self.terms, assume_unique=True)
+        found[known] = self.frequencies[np.searchsorted(self.terms, terms[known])]
+        return found
 
     def plus(self, term_lists: pa.ChunkedArray, *, sign: int = 1) -> TermStatistics:
         """With rows added (or, by `sign=-1`, taken away); each row is its list of distinct terms."""
@@ -153,31 +167,41 @@ def counted(
     return {tenant: one for tenant, one in found.items() if one.rows}
 
 
-def write_term_statistics(lake: Lake, snapshot_id: str, statistics: Statistics, *, run_id: str) -> None:
-    """Store the statistics of a snapshot: one row a tenant, and one for the default tenant where there are no rows."""
-    told = statistics or {DEFAULT_TENANT: TermStatistics.empty()}
-    table = pa.Table.from_pylist(
-        [
-            {
-                "snapshot_id": snapshot_id,
-                "tenant": tenant,
-                "rows": one.rows,
-                "terms": one.terms,
-                "frequencies": one.frequencies,
-            }
-            for tenant, one in sorted(told.items())
-        ],
-        schema=TERM_STATISTICS,
-    )
-    lake.append("term_statistics", table, run_id=run_id)
+_EMPTY = TermStatistics.empty()
+_WHOLE_ABOVE = 8  # a new base, once more than one in so many terms differs from the old one
+
+
+def write_term_statistics(
+    lake: Lake, snapshot_id: str, statistics: Statistics, *, since: str | None = None, run_id: str
+) -> None:
+    """Store the statistics of a snapshot as their difference to the base of an earlier one, or to a new base.
+
+    Args:
+        lake: the tables.
+        snapshot_id: whose they are.
+        statistics: by tenant; where there are no rows, an empty entry of the default tenant is stored.
+        since: the snapshot that they were carried forward from; None: a new base.
+        run_id: recorded with the commit.
+    """
+    told = statistics or {DEFAULT_TENANT: _EMPTY}
+    base, known = (_base(lake, since) if since else None) or ("", {})
+    changed = {tenant: _difference(known.get(tenant, _EMPTY), one) for tenant, one in told.items()}
+    rows = []
+    if not base or _WHOLE_ABOVE * _terms(changed) > _terms(known):
+        base = f"base-{snapshot_id}"
+        rows = [_row(base, tenant, None, one) for tenant, one in sorted(told.items())]
+        changed = {tenant: TermStatistics(one.rows, _EMPTY.terms, _EMPTY.frequencies) for tenant, one in told.items()}
+    rows += [_row(snapshot_id, tenant, base, one) for tenant, one in sorted(changed.items())]
+    lake.append(_STATISTICS, pa.Table.from_pylist(rows, schema=TERM_STATISTICS), run_id=run_id)
 
 
 def find_term_statistics(lake: Lake, snapshot_id: str) -> Statistics | None:
     """The statistics of a snapshot by tenant, None if there are none."""
-    table = lake.read("term_statistics", where=pc.field("snapshot_id") == snapshot_id)
-    if table.num_rows == 0:
+    own = lake.read(_STATISTICS, where=pc.field("snapshot_id") == snapshot_id)
+    if own.num_rows == 0:
         return None
-    found = {table["tenant"][row].as_py(): _statistics(table.slice(row, 1)) for row in range(table.num_rows)}
+    base = _by_tenant(lake.read(_STATISTICS, where=pc.field("snapshot_id") == own["base"][0].as_py()))
+    found = {tenant: _overlaid(base.get(tenant, _EMPTY), one) for tenant, one in _by_tenant(own).items()}
     return {tenant: one for tenant, one in found.items() if one.rows}
 
 
@@ -187,18 +211,71 @@ def read_term_statistics(lake: Lake, snapshot_id: str, tenant: str) -> TermStati
     Raises:
         SnapshotNotFound: none are stored for that snapshot.
     """
-    table = lake.read("term_statistics", where=pc.field("snapshot_id") == snapshot_id)
-    if table.num_rows == 0:
+    own = lake.read(_STATISTICS, where=pc.field("snapshot_id") == snapshot_id)
+    if own.num_rows == 0:
         raise SnapshotNotFound(
             f"no term statistics are stored for snapshot {snapshot_id}; run `lockstep update --full`"
         )
-    own = table.filter(pc.equal(table["tenant"], tenant))
-    return _statistics(own) if own.num_rows else TermStatistics.empty()
+    difference = _by_tenant(own).get(tenant)
+    if difference is None:
+        return _EMPTY
+    where = (pc.field("snapshot_id") == own["base"][0].as_py()) & (pc.field("tenant") == tenant)
+    return _overlaid(_by_tenant(lake.read(_STATISTICS, where=where)).get(tenant, _EMPTY), difference)
 
 
-def _statistics(row: pa.Table) -> TermStatistics:
-    return TermStatistics(
-        row["rows"][0].as_py(),
-        row["terms"].combine_chunks().flatten().to_numpy(),
-        row["frequencies"].combine_chunks().flatten().to_numpy(),
-    )
+def with_statistics(lake: Lake) -> set[str]:
+    """The snapshots whose statistics are stored: maintenance has not pruned them."""
+    table = lake.read(_STATISTICS, ["snapshot_id", "base"])
+    return set(table.filter(pc.is_valid(table["base"]))["snapshot_id"].to_pylist())
+
+
+def statistics_needed(lake: Lake, snapshot_ids: pa.Array) -> pa.Array:
+    """The ids of the rows of table 'term_statistics' that these snapshots need: their own, and of their bases."""
+    table = lake.read(_STATISTICS, ["snapshot_id", "base"])
+    bases = table.filter(pc.is_in(table["snapshot_id"], value_set=snapshot_ids))["base"].unique().drop_null()
+    return pa.array([*snapshot_ids.to_pylist(), *bases.to_pylist()], pa.string())
+
+
+def _base(lake: Lake, snapshot_id: str) -> tuple[str, Statistics] | None:
+    own = lake.read(_STATISTICS, ["base"], where=pc.field("snapshot_id") == snapshot_id)
+    if own.num_rows == 0:
+        return None
+    base: str = own["base"][0].as_py()
+    return base, _by_tenant(lake.read(_STATISTICS, where=pc.field("snapshot_id") == base))
+
+
+def _by_tenant(table: pa.Table) -> Statistics:
+    return {
+        table["tenant"][row].as_py(): TermStatistics(
+            table["rows"][row].as_py(),
+            table["terms"][row].values.to_numpy(),
+            table["frequencies"][row].values.to_numpy(),
+        )
+        for row in range(table.num_rows)
+    }
+
+
+def _row(snapshot_id: str, tenant: str, base: str | None, one: TermStatistics) -> dict[str, object]:
+    own = {"rows": one.rows, "terms": one.terms, "frequencies": one.frequencies}
+    return {"snapshot_id": snapshot_id, "tenant": tenant, "base": base, **own}
+
+
+def _terms(statistics: Statistics) -> int:
+    return sum(len(one.terms) for one in statistics.values())
+
+
+def _difference(base: TermStatistics, now: TermStatistics) -> TermStatistics:
+    """The terms whose frequency is another one now, with that; all rows."""
+    terms = np.union1d(base.terms, now.terms)
+    before, after = base.frequencies_of(terms), now.frequencies_of(terms)
+    changed = before != after
+    return TermStatistics(now.rows, terms[changed], after[changed])
+
+
+def _overlaid(base: TermStatistics, difference: TermStatistics) -> TermStatistics:
+    """The base with what differs from it."""
+    terms = np.union1d(base.terms, difference.terms)
+    frequencies = base.frequencies_of(terms)
+    frequencies[np.searchsorted(terms, difference.terms)] = difference.frequencies
+    kept = frequencies > 0
+    return TermStatistics(difference.rows, terms[kept], frequencies[kept])

@@ -32,6 +32,7 @@ from pipelines.update.looking.contact import Beat, side_by_side
 from pipelines.update.looking.known import known_documents
 from pipelines.update.looking.look import Look
 from pipelines.update.reports import PlanReport, SourceOutcome
+from pipelines.update.snapshot.candidate import rows_to_fill
 
 _EXACT_DOCUMENTS = 2_000  # of more new contents than this only so many are parsed; the rest is extrapolated
 _EXACT_BYTES = 256 * 1024 * 1024  # and no more than this is kept in memory
@@ -76,6 +77,7 @@ def plan(project: Project, *, approve_deletions: bool = False, scan: bool = True
         encode_exact=cost.exact,
         estimated_seconds=cost.tokens / _TOKENS_PER_SECOND,
         notes=tuple(o.error for o in outcomes if o.error),
+        rows_once=rows_to_fill(project),
         seconds=time.perf_counter() - started,
     )
 

@@ -200,4 +200,5 @@ class PlanReport:
     encode_exact: bool  # False: an estimate, because changed contents are not parsed yet
     estimated_seconds: float
     notes: tuple[str, ...]
+    rows_once: int  # that the next update with any change writes to the slot that is still empty, once
     seconds: float

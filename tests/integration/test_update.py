@@ -379,3 +379,12 @@ def test_status_is_unhealthy_before_and_healthy_after_the_first_update(project: 
     assert status(project).health == "unhealthy"
     update(project)
     assert status(project).health == "healthy"
+
+
+def test_a_plan_tells_that_the_other_slot_is_still_to_be_filled(project: Project) -> None:
+    assert plan(project).rows_once == 0
+    rows = update(project).candidate.rows
+    assert plan(project).rows_once == rows
+    write(project, "notes.txt", "Another quay wall.\n")
+    update(project, "fills it")
+    assert plan(project).rows_once == 0

@@ -20,7 +20,7 @@ from pipelines.project import Project
 from pipelines.update.history import versions
 from pipelines.update.rights import Differing, Rights
 from pipelines.update.snapshot.candidate import lost_manifest
-from pipelines.update.snapshot.rows import ExpectedRows, page_span
+from pipelines.update.snapshot.rows import ExpectedRows, page_span, portions, spanning
 from pipelines.update.snapshot.verify import live_snapshot
 
 Row = dict[str, Any]
@@ -123,15 +123,16 @@ def _elsewhere(project: Project, live: Snapshot, wanted: str) -> str:
     """What is known of a chunk that the live snapshot does not hold."""
     problem = f"no chunk of the live snapshot {live.snapshot_id} has the id {wanted!r}"
     history = snapshots.history(project.lake, project.alias)
-    whole = set(project.lake.read("term_statistics", ["snapshot_id"])["snapshot_id"].to_pylist())
+    whole = snapshots.with_statistics(project.lake)
     for snapshot in reversed(history):
         if not wanted or snapshot.snapshot_id not in whole or lost_manifest(project, snapshot):
             continue
-        documents = manifest.active_documents(project.lake, snapshot.manifest_version)
-        rows = ExpectedRows(project, documents, snapshot=snapshot)
-        for doc_id, one in zip(rows.doc_ids, rows.chunk_ids, strict=True):
-            if one.startswith(wanted):
-                uri = documents.filter(pc.equal(documents["doc_id"], doc_id))["uri"][0].as_py()
+        for pages in portions(snapshot.rows):
+            documents = manifest.active_documents(project.lake, snapshot.manifest_version, portion=spanning(pages))
+            rows = ExpectedRows(project, documents, snapshot=snapshot)
+            for one, uri in zip(rows.chunk_ids, rows.uris(), strict=True):
+                if not one.startswith(wanted):
+                    continue
                 made = f"{snapshot.created_at:%Y-%m-%d %H:%M} UTC"
                 return (
                     f"{problem}; snapshot {snapshot.snapshot_id} ({snapshot.status}, made {made}) had it, in "
@@ -141,8 +142,7 @@ def _elsewhere(project: Project, live: Snapshot, wanted: str) -> str:
 
 
 def _document(project: Project, live: Snapshot, doc_id: str) -> Row:
-    documents = manifest.active_documents(project.lake, live.manifest_version)
-    found: list[Row] = documents.filter(pc.equal(documents["doc_id"], doc_id)).to_pylist()
+    found: list[Row] = manifest.active_documents(project.lake, live.manifest_version, doc_ids=[doc_id]).to_pylist()
     if not found:
         raise SnapshotNotFound(
             f"document {doc_id} is in the index and not in manifest version {live.manifest_version}; run "

@@ -73,6 +73,11 @@ def not_asked(why: str) -> GateResult:
     return GateResult(snapshots.AGREEMENT, True, DESCRIPTION, {"compared": f"no: {why}"})
 
 
+def was_asked(result: GateResult) -> bool:
+    """Whether anything was compared."""
+    return "rebuilt_digest" in result.details
+
+
 def _brought_forward(project: Project, live: Snapshot, changes: ManifestChanges) -> str:
     """The digest that an incremental update of the live snapshot would have recorded."""
     carried = live.digest

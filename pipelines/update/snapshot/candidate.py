@@ -103,6 +103,18 @@ def lost_manifest(project: Project, snapshot: Snapshot) -> bool:
     return committed_at is not None and committed_at > snapshot.created_at
 
 
+def rows_to_fill(project: Project) -> int:
+    """Rows that the next update with any change writes to a slot that is still empty. Asks no index."""
+    history = snapshots.history(project.lake, project.alias)
+    live = snapshots.live(history)
+    if live is None:
+        return 0
+    slots = project.config.milvus.slots
+    idle = idle_slot(project.alias, live.collection, slots=slots, history=history)
+    filled = any(s.collection == idle and s.status == "retired" for s in history)
+    return 0 if filled else live.rows
+
+
 def _same_rows(project: Project, changes: ManifestChanges) -> bool:
     for some in some_at_a_time(changes):
         before, after = ExpectedRows(project, some.before), ExpectedRows(project, some.after)
@@ -284,6 +296,7 @@ def _build_difference(
         upserted=upserted,
         deleted=deleted,
         statistics=statistics,
+        since=state["snapshot_id"],
         run_id=run_id,
     )
     return snapshot, tuple(changes.doc_ids)
@@ -302,6 +315,7 @@ def _record(
     upserted: int,
     deleted: int,
     statistics: snapshots.Statistics,
+    since: str | None = None,
     run_id: str,
 ) -> Snapshot:
     """Record the candidate in the tables first, then in the slot: a slot never names a snapshot nobody knows."""
@@ -328,7 +342,7 @@ def _record(
         status="candidate",
         run_id=run_id,
     )
-    snapshots.write_term_statistics(project.lake, snapshot.snapshot_id, statistics, run_id=run_id)
+    snapshots.write_term_statistics(project.lake, snapshot.snapshot_id, statistics, since=since, run_id=run_id)
     overtaken = [
         replace(s, status="rejected") for s in history if s.collection == collection and s.status == "candidate"
     ]

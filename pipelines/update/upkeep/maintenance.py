@@ -82,8 +82,7 @@ def maintain(
     if not dry_run:
         versions.catch_up(project, run_id=run_id)  # before any of the change feed goes
     kept = retained(project)
-    whole = project.lake.read("term_statistics", ["snapshot_id"])["snapshot_id"]
-    gone = pc.sum(pc.invert(pc.is_in(whole, value_set=kept.snapshot_ids))).as_py() or 0
+    gone = len(snapshots.with_statistics(project.lake) - set(kept.snapshot_ids.to_pylist()))
     before = {name: files.disk_bytes(_folder(project, name)) for name in TABLES}
     pruned = {name: _prune(project, kept, name, run_id=run_id, dry_run=dry_run) for name in (*_DERIVED, EVENTS)}
     done: list[TableUpkeep] = []
@@ -102,7 +101,7 @@ def maintain(
     return MaintenanceReport(
         dry_run=dry_run,
         retained_snapshots=len(kept.snapshots),
-        pruned_snapshots=int(gone),
+        pruned_snapshots=gone,
         pruned_rows=sum(pruned.values()),
         pruned_blobs=unused.blobs,
         bytes_before=lake_before + left + blob_bytes,
@@ -134,7 +133,7 @@ def _kept_rows(project: Project, kept: Retained, name: str) -> tuple[Keep, list[
     if name == "term_statistics":
         candidates = [s.snapshot_id for s in snapshots.history(project.lake, project.alias) if s.status == "candidate"]
         ids = pa.array([*kept.snapshot_ids.to_pylist(), *candidates], pa.string())
-        return _within("snapshot_id", ids), ["snapshot_id"]
+        return _within("snapshot_id", snapshots.statistics_needed(project.lake, ids)), ["snapshot_id"]
     if name == "elements":
         return _keyed(kept, "parser_fp"), ["content_hash", "parser_fp"]
     chunks = _keyed(kept, "recipe_fp")

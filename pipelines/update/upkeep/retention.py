@@ -126,9 +126,7 @@ def retained(project: Project) -> Retained:
     newest = lake.version(manifest.TABLE)
     states = [index.read_state(name) for name in every_slot(project.alias) if index.exists(name)]
     held = {state["snapshot_id"] for state in states if state}
-    whole = set(
-        lake.read("term_statistics", ["snapshot_id"])["snapshot_id"].to_pylist()
-    )  # earlier runs pruned the rest
+    whole = snapshots.with_statistics(lake)  # earlier runs pruned the rest
     seen = [s for s in history if s.status in ("live", "retired") and s.snapshot_id in whole]
     seen = seen[-project.config.retention.snapshots :]
     live = snapshots.live(history)
