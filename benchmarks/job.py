@@ -93,6 +93,25 @@ def update(
     return Update(took, steps, memory, commits, len(writes), found, merged, encoded, built, promoted)
 
 
+def tables(config: Path, home: Home) -> dict[str, float]:
+    """The steps from what was found to the vectors, without an index: seconds by step."""
+    project = Project.open(config, home)
+    steps = {
+        "changes": lambda: changes.detect_changes(project, run_id="bench", scan=False),
+        "parse": lambda: parse.parse_documents(project, run_id="bench"),
+        "manifest": lambda: manifest.merge_manifest(project, run_id="bench"),
+        "chunk": lambda: chunks.chunk_documents(project, run_id="bench"),
+        "encode": lambda: embeddings.encode_chunks(project, run_id="bench"),
+    }
+    took = {}
+    with project.writer("bench", "benchmark"):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            took[name] = time.perf_counter() - started
+    return took
+
+
 def _count_writes(stack: ExitStack) -> list[str]:
     """The names of the index's writing methods, as they are called."""
     from pipelines.index.milvus import MilvusIndex

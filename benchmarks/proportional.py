@@ -90,8 +90,8 @@ def build(folder: Path, count: int) -> dict[str, Any]:
     }
 
 
-def announced(corpus: Corpus) -> dict[str, Any]:
-    """Ten edits, announced: what the look and the update took and wrote."""
+def announced(corpus: Corpus, *, index: bool = True) -> dict[str, Any]:
+    """Ten edits, announced: what the look and the update took and wrote; without `index`, up to the vectors."""
     uris = corpus.edit()
     project = Project.open(corpus.config, corpus.home)
     project.events.append([Event(_SOURCE, uri, "changed", f"bench:{time.time_ns()}") for uri in uris])
@@ -100,6 +100,10 @@ def announced(corpus: Corpus) -> dict[str, Any]:
     found = observe(project, _SOURCE, run_id="bench", mode="hints").found
     looked = time.perf_counter() - started
     assert found == EDITED, found
+    if not index:
+        steps = job.tables(corpus.config, corpus.home)
+        took = looked + sum(steps.values())
+        return {"seconds": took, "bytes": _bytes(corpus) - before, "steps": {"look": looked, **steps}}
     done = job.update(corpus.config, corpus.home, scan=False)
     assert done.manifest.changed == EDITED, done.manifest
     return {
@@ -148,6 +152,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="announced changes at each size, in turn")
     parser.add_argument("--updates", type=int, default=500, help="of the smaller corpus, at the end; 0: none")
     parser.add_argument("--built", action="store_true", help="measure what an earlier run left in --folder")
+    parser.add_argument("--tables", action="store_true", help="with --built: announced changes up to the vectors alone")
     parser.add_argument("--verify", action="store_true", help="read both indexes back at the end")
     parser.add_argument("--one", type=int, help="build this size in this process (what each size is run as)")
     options = parser.parse_args()
@@ -174,11 +179,13 @@ def _compare(folder: Path, options: Any) -> dict[str, Any]:
     small, large = corpuses
     with measuring.scratch(folder / str(small.count)), measuring.scratch(folder / str(large.count)):
         for corpus in corpuses:  # fills the second slot, which is still empty
-            announced(corpus)
+            announced(corpus, index=not options.tables)
         changes: dict[int, list[dict[str, Any]]] = {corpus.count: [] for corpus in corpuses}
         for _ in range(options.repeat):
             for corpus in corpuses:
-                changes[corpus.count].append(announced(corpus))
+                changes[corpus.count].append(announced(corpus, index=not options.tables))
+        if options.tables:
+            return {"builds": builds, "announced": changes, "nothing_changed": {}, "listed": {}, "growth": []}
         nothing = {corpus.count: listed(corpus, edits=False) for corpus in corpuses}
         edits = {corpus.count: listed(corpus, edits=True) for corpus in corpuses}
         growth = list(many(small, options.updates)) if options.updates else []
@@ -252,21 +259,24 @@ def _lines(result: dict[str, Any]) -> list[str]:
             [f"{EDITED} announced", "seconds", *steps, "MiB written"],
         ),
         f"ratio: {totals[large] / totals[small]:.2f}",
-        "",
-        measuring.table(
-            [
-                [
-                    size,
-                    result["nothing_changed"][size]["seconds"],
-                    result["nothing_changed"][size]["steps"]["changes"],
-                    result["listed"][size]["seconds"],
-                    result["listed"][size]["steps"]["changes"],
-                ]
-                for size in totals
-            ],
-            ["listed", "no-op s", "of that looking", f"{EDITED} edited s", "of that looking"],
-        ),
     ]
+    if result["listed"]:
+        lines += [
+            "",
+            measuring.table(
+                [
+                    [
+                        size,
+                        result["nothing_changed"][size]["seconds"],
+                        result["nothing_changed"][size]["steps"]["changes"],
+                        result["listed"][size]["seconds"],
+                        result["listed"][size]["steps"]["changes"],
+                    ]
+                    for size in totals
+                ],
+                ["listed", "no-op s", "of that looking", f"{EDITED} edited s", "of that looking"],
+            ),
+        ]
     if result["growth"]:
         names = [name for name, table in result["growth"][-1]["tables"].items() if table["files"]]
         lines += [

@@ -174,7 +174,7 @@ def test_rows_above_a_value_are_read_from_the_files_that_can_have_one(
     monkeypatch.setattr("pipelines.lake.open_tables._HELD_BYTES", 0)
     now = datetime.now(UTC)
     for number in range(1, 9):
-        row = {"acl_id": number, "principals": [f"user:{number}"], "created_at": now}
+        row = {"acl_id": number, "tenant": "default", "principals": [f"user:{number}"], "created_at": now}
         lake.append("acl_sets", pa.Table.from_pylist([row], schema=TABLES["acl_sets"]), run_id="r")
     opened = read_files(monkeypatch)
     assert sorted(lake.after("acl_sets", ["acl_id"], by="acl_id", value=6)["acl_id"].to_pylist()) == [7, 8]
