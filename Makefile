@@ -8,7 +8,7 @@ export DO_NOT_TRACK = 1
 export GX_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo servers test check lint format ui bench clean
+.PHONY: help setup demo servers test stress check lint format ui bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,9 @@ servers:  ## install what the integration tests talk to: Kafka's jars, an S3 gat
 
 test: $(STAMP)  ## all tests, the integration tests among them
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+stress: $(STAMP)  ## the longest tests whole, of which `make test` runs a share
+	LOCKSTEP_STRESS=1 LOCKSTEP_TRUTH_EXAMPLES=2000 $(BIN)/python -m pytest -m stress $(PYTEST_ARGS)
 
 check: $(STAMP) lint  ## lint, types, import layers and the quick tests
 	$(BIN)/python -m pytest tests/unit -q

@@ -2,8 +2,8 @@
 
 The writes are found by instrumentation: the log of changes, blobs, access sets, staged changes, elements, dead letters,
 the manifest, document versions, chunks, vectors, the index, snapshots, the audit chain, how far each source was
-followed, the guard's question and the operator's answer. At each of them the process dies ten times: before, half-way
-through, after, and at random moments from there on.
+followed, the guard's question and the operator's answer. At each of them the process dies before, half-way through,
+after, and at a random moment from there on: once here, seven times by `make stress`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from tests.integration import _following
 from tests.integration._commit_points import How
 from tests.integration._forkserver import ForkServer
 from tests.integration._stages import write_corpus
+from tests.stress import STRESS
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.stress]
 
-TIMES = 10
+TIMES = 10 if STRESS else 4
+TIMES_IN_ONE_FOLDER = 10
 LONGEST_SECONDS = 0.25  # after a write began: most of the rest of the run
 MUST_BE_THERE = (
     "append change_events",
@@ -136,7 +138,7 @@ def test_what_an_undisturbed_run_comes_to_is_right(followed: Followed, tmp_path:
 
 
 @pytest.mark.parametrize("act", MUST_BE_THERE)
-def test_killed_at_a_write_ten_times_it_comes_to_the_same(followed: Followed, act: str) -> None:
+def test_killed_at_a_write_again_and_again_it_comes_to_the_same(followed: Followed, act: str) -> None:
     points = [point for point in followed.points if point.partition(" #")[0] == act]
     draw = random.Random(act)
     hows: list[How] = ["before", "half-way", "after"]
@@ -155,7 +157,7 @@ def test_killed_at_a_write_ten_times_it_comes_to_the_same(followed: Followed, ac
 def test_killed_again_and_again_in_one_folder_it_comes_to_the_same(followed: Followed) -> None:
     home = followed.home()
     draw = random.Random(3)
-    for _ in range(TIMES):
+    for _ in range(TIMES_IN_ONE_FOLDER):
         ended = followed.server.run(
             "follow_dying",
             config=followed.config,

@@ -275,10 +275,18 @@ def test_the_process_ends_when_its_folder_is_removed(home: Home) -> None:
 # --- whose it is ---
 
 
-@pytest.mark.parametrize("token", [None, "", "lockstep:", "lockstep:guessed", "root:Milvus"])
-def test_who_does_not_bring_the_secret_gets_an_error_and_nothing_else(home: Home, token: str | None) -> None:
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A running index with one live slot, for those who only ask."""
+    home = Home(tmp_path_factory.mktemp("held"))
     holding(home).close()
-    stranger = MilvusIndex(Address(ensure_server(home, linger=False).uri, token))
+    yield home
+    stop_server(home)
+
+
+@pytest.mark.parametrize("token", [None, "", "lockstep:", "lockstep:guessed", "root:Milvus"])
+def test_who_does_not_bring_the_secret_gets_an_error_and_nothing_else(held: Home, token: str | None) -> None:
+    stranger = MilvusIndex(Address(ensure_server(held, linger=False).uri, token))
     for ask in (
         stranger.collections,
         lambda: stranger.alias_target("live"),
@@ -291,16 +299,16 @@ def test_who_does_not_bring_the_secret_gets_an_error_and_nothing_else(home: Home
     ):
         with pytest.raises(IndexUnavailable, match=r"does not accept the token.*lockstep stop"):
             ask()
-    owner = start(home)
+    owner = start(held)
     assert owner.count("a") == 40
     assert (owner.read_state("a") or {})["snapshot_id"] == "s1"
 
 
-def test_every_method_of_the_protocol_is_behind_the_secret(home: Home) -> None:
+def test_every_method_of_the_protocol_is_behind_the_secret(held: Home) -> None:
     import grpc
     from pymilvus.grpc_gen import milvus_pb2, milvus_pb2_grpc
 
-    uri = ensure_server(home, linger=False).uri.removeprefix("http://")
+    uri = ensure_server(held, linger=False).uri.removeprefix("http://")
     with grpc.insecure_channel(uri) as channel:
         stub = milvus_pb2_grpc.MilvusServiceStub(channel)
         served = list(milvus_pb2.DESCRIPTOR.services_by_name["MilvusService"].methods)
@@ -314,19 +322,19 @@ def test_every_method_of_the_protocol_is_behind_the_secret(home: Home) -> None:
     assert len(served) > 50
 
 
-def test_the_secret_is_in_one_file_of_its_owner_and_nowhere_else(home: Home) -> None:
-    token = ensure_server(home, linger=False).token
+def test_the_secret_is_in_one_file_of_its_owner_and_nowhere_else(held: Home) -> None:
+    token = ensure_server(held, linger=False).token
     assert token is not None
     secret = token.partition(":")[2]
-    file = home.index / "secret"
+    file = held.index / "secret"
     assert file.stat().st_mode & 0o777 == 0o600
-    others = [path for path in home.root.rglob("*") if path.is_file() and path != file]
+    others = [path for path in held.root.rglob("*") if path.is_file() and path != file]
     assert others
     assert not [path for path in others if secret in path.read_bytes().decode("utf-8", "replace")]
-    pid = server_status(home).pid
+    pid = server_status(held).pid
     assert secret not in " ".join(psutil.Process(pid).cmdline())
     assert secret not in str(psutil.Process(pid).environ())
-    assert secret not in repr(ensure_server(home, linger=False))
+    assert secret not in repr(ensure_server(held, linger=False))
 
 
 def test_the_secret_outlives_the_process_and_another_one_restarts_it(home: Home) -> None:

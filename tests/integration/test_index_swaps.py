@@ -6,17 +6,15 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines.home import Home
 from pipelines.index.address import Address
 from pipelines.index.milvus import MilvusIndex
 from pipelines.index.protocol import State
-from pipelines.index.server import ensure_server, stop_server
 from pipelines.index.slots import idle_slot
 from pipelines.retrieval.live import search_live
 from pipelines.retrieval.search import Mode, Queries, Retriever
@@ -30,10 +28,8 @@ ALIAS = "swaps"
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[Address]:
-    home = Home(tmp_path)
-    yield ensure_server(home, linger=False)
-    stop_server(home)
+def address(lite: Address) -> Address:
+    return lite
 
 
 def promote(index: MilvusIndex, number: int, *, full: bool) -> None:

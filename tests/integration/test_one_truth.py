@@ -22,7 +22,7 @@ import pytest
 from tests.integration._forkserver import ROOT
 from tests.integration._truth_bugs import BUGS
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.stress]
 
 PROCESSES = 2
 EXAMPLES = int(os.environ.get("LOCKSTEP_TRUTH_EXAMPLES", "2000"))

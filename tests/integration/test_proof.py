@@ -12,7 +12,6 @@ import pytest
 
 from pipelines.errors import RebuildDiffers
 from pipelines.index.protocol import State
-from pipelines.index.server import stop_server
 from pipelines.lake import snapshots
 from pipelines.lake.portions import Portion
 from pipelines.lake.snapshots import Snapshot
@@ -27,17 +26,17 @@ from tests.updating import open_project, update
 pytestmark = pytest.mark.integration
 
 Row = dict[str, Any]
+Milvus = dict[str, str]
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_model: Path) -> Iterator[Project]:
+def project(tmp_path: Path, tiny_model: Path, milvus: Milvus) -> Project:
     """Forty documents of one chunk each, live."""
-    opened = open_project(tmp_path, encoder={"model": str(tiny_model)})
+    opened = open_project(tmp_path, encoder={"model": str(tiny_model)}, milvus=milvus)
     for number in range(40):
         write(opened, number, f"Document {number}: the quay has {number + 3} cranes.")
     update(opened)
-    yield opened
-    stop_server(opened.home)
+    return opened
 
 
 def write(project: Project, number: int, text: str) -> None:
@@ -124,9 +123,10 @@ def test_a_vector_that_is_not_finite_or_not_of_unit_length_in_the_slot_stops_the
 
 
 def test_a_snapshot_of_another_recipe_is_still_held_against_its_own_chunks_and_vectors(
-    project: Project, tmp_path: Path
+    project: Project, tmp_path: Path, milvus: Milvus
 ) -> None:
-    other = open_project(tmp_path, encoder=project.config.encoder.model_dump(), chunking={"max_tokens": 64})
+    encoder = project.config.encoder.model_dump()
+    other = open_project(tmp_path, encoder=encoder, chunking={"max_tokens": 64}, milvus=milvus)
     assert other.recipe.fingerprint != live(other).recipe_fp
     assert verify(other).ok
     rows = stored(other)

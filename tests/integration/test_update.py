@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +12,6 @@ import pytest
 
 from pipelines.errors import GateFailed, MassDeletionRefused, SnapshotNotFound, SourceError
 from pipelines.home import Home
-from pipelines.index.server import stop_server
 from pipelines.lake import dead_letters, snapshots
 from pipelines.project import Project
 from pipelines.retrieval.asker import Asker
@@ -25,21 +23,21 @@ from tests.updating import open_project, update
 
 pytestmark = pytest.mark.integration
 
+Milvus = dict[str, str]
 STAFF = ["group:staff"]
 HR = ["group:hr"]
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_model: Path) -> Iterator[Project]:
+def project(tmp_path: Path, tiny_model: Path, milvus: Milvus) -> Project:
     """Five documents: two for HR, three for everybody."""
-    opened = open_project(tmp_path, encoder={"model": str(tiny_model)})
+    opened = open_project(tmp_path, encoder={"model": str(tiny_model)}, milvus=milvus)
     write(opened, "leave.md", "# Leave\n\nStaff have 30 days of leave a year.\n\n## Carry over\n\nFive days at most.\n")
     write(opened, "travel.md", "# Travel\n\nTake the train.\n\n# Meals\n\nThe allowance is 46 euros.\n")
     write(opened, "notes.txt", "The quay wall is being rebuilt until May.\n")
     write(opened, "hr/bands.csv", "band,euros\nA,40000\nB,60000\n")
     write(opened, "hr/pay.txt", "Pay day is the 27th.\n")
-    yield opened
-    stop_server(opened.home)
+    return opened
 
 
 def write(project: Project, uri: str, text: str) -> None:
@@ -59,11 +57,8 @@ def ask(project: Project, question: str, principals: list[str] = STAFF, *, mode:
 
 def clean_digest(project: Project, folder: Path) -> str:
     """The digest of a build of the same corpus from nothing, in another data folder."""
-    fresh = Project(project.config, Home(folder / "clean"))
-    try:
-        return update(fresh, "clean").candidate.digest
-    finally:
-        stop_server(fresh.home)
+    fresh = Project(project.config.model_copy(update={"index": "clean"}), Home(folder / "clean"))
+    return update(fresh, "clean").candidate.digest
 
 
 def texts_of(project: Project) -> set[str]:
@@ -148,13 +143,13 @@ def test_renaming_files_encodes_nothing(project: Project) -> None:
     assert ask(project, "allowance")[0] == "journeys.md"
 
 
-def test_a_change_of_rules_moves_readers_and_encodes_nothing(project: Project, tmp_path: Path) -> None:
+def test_a_change_of_rules_moves_readers_and_encodes_nothing(project: Project, tmp_path: Path, milvus: Milvus) -> None:
     update(project)
     assert ask(project, "pay day", ["group:payroll"]) == []
     access = [{"match": "hr/pay*", "readers": ["group:payroll"]}, {"match": "**", "readers": ["group:staff"]}]
     path = corpus(project)
     sources = [{"name": "docs", "kind": "filesystem", "path": str(path), "access": access}]
-    changed = open_project(tmp_path, encoder=project.config.encoder.model_dump(), sources=sources)
+    changed = open_project(tmp_path, encoder=project.config.encoder.model_dump(), sources=sources, milvus=milvus)
     done = update(changed, "rules")
     assert (done.manifest.access_changed, done.manifest.changed, done.manifest.unchanged) == (2, 0, 5)
     assert (done.parsed.parsed, done.chunks.added, done.encoded.encoded) == (0, 0, 0)
@@ -164,17 +159,16 @@ def test_a_change_of_rules_moves_readers_and_encodes_nothing(project: Project, t
     assert verify(changed).ok
 
 
-def test_a_document_that_no_rule_covers_is_for_the_admin_role_alone(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_document_that_no_rule_covers_is_for_the_admin_role_alone(
+    tmp_path: Path, tiny_model: Path, milvus: Milvus
+) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "secret.txt").write_text("The combination is 1234.")
     sources = [{"name": "docs", "kind": "filesystem", "path": str(tmp_path / "corpus")}]
-    project = open_project(tmp_path, encoder={"model": str(tiny_model)}, sources=sources)
-    try:
-        update(project)
-        assert ask(project, "combination", ["group:staff", "user:root", "role:user"]) == []
-        assert ask(project, "combination", ["role:admin"]) == ["secret.txt"]
-    finally:
-        stop_server(project.home)
+    project = open_project(tmp_path, encoder={"model": str(tiny_model)}, sources=sources, milvus=milvus)
+    update(project)
+    assert ask(project, "combination", ["group:staff", "user:root", "role:user"]) == []
+    assert ask(project, "combination", ["role:admin"]) == ["secret.txt"]
 
 
 def test_a_touched_file_is_read_again_and_changes_nothing_in_the_index(project: Project) -> None:
@@ -231,14 +225,14 @@ def test_the_guard_asks_before_most_documents_are_deleted(project: Project) -> N
 
 
 def test_a_source_that_left_the_configuration_keeps_serving_until_it_is_approved(
-    project: Project, tmp_path: Path
+    project: Project, tmp_path: Path, milvus: Milvus
 ) -> None:
     update(project)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.txt").write_text("Another source.")
     access = [{"match": "**", "readers": STAFF}]
     sources = [{"name": "other", "kind": "filesystem", "path": str(tmp_path / "other"), "access": access}]
-    changed = open_project(tmp_path, encoder=project.config.encoder.model_dump(), sources=sources)
+    changed = open_project(tmp_path, encoder=project.config.encoder.model_dump(), sources=sources, milvus=milvus)
     done = update(changed, "without docs")
     assert [one.source for one in done.changes.sources if one.error] == ["docs"]
     assert ask(changed, "allowance")[0] == "travel.md"
@@ -320,13 +314,13 @@ def test_a_candidate_that_fails_a_gate_is_not_promoted(project: Project, monkeyp
 
 
 def test_another_model_means_a_full_build_and_queries_use_the_live_snapshots_own(
-    project: Project, tmp_path: Path
+    project: Project, tmp_path: Path, milvus: Milvus
 ) -> None:
     from tests.tiny_model import write_tiny_model
 
     first = update(project)
     other = write_tiny_model(tmp_path / "other-model", seed=8, dimension=48)
-    changed = open_project(tmp_path, encoder={"model": str(other)})
+    changed = open_project(tmp_path, encoder={"model": str(other)}, milvus=milvus)
     assert ask(changed, "allowance", mode="dense")  # today's configuration names another model; the snapshot decides
     done = update(changed, "new model")
     assert done.candidate.kind == "full"
@@ -352,15 +346,12 @@ def test_plan_tells_what_the_update_then_does_and_changes_nothing(project: Proje
     assert plan(project).to_encode == 0
 
 
-def test_an_empty_corpus_becomes_an_empty_searchable_index(tmp_path: Path, tiny_model: Path) -> None:
-    project = open_project(tmp_path, encoder={"model": str(tiny_model)})
-    try:
-        done = update(project)
-        assert done.candidate.rows == 0
-        assert ask(project, "anything") == []
-        assert verify(project).ok
-    finally:
-        stop_server(project.home)
+def test_an_empty_corpus_becomes_an_empty_searchable_index(tmp_path: Path, tiny_model: Path, milvus: Milvus) -> None:
+    project = open_project(tmp_path, encoder={"model": str(tiny_model)}, milvus=milvus)
+    done = update(project)
+    assert done.candidate.rows == 0
+    assert ask(project, "anything") == []
+    assert verify(project).ok
 
 
 def test_documents_with_the_same_content_share_texts_and_keep_their_own_readers(project: Project) -> None:

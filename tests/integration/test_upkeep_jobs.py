@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 from jobs.run import JobOutcome, run_job
 from pipelines.definitions import defs
 from pipelines.home import Home
-from pipelines.index.server import stop_server
 from pipelines.lake import snapshots
 from pipelines.lake.tables import Lake
 from pipelines.project import Project
@@ -28,14 +26,17 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_model: Path) -> Iterator[Project]:
+def project(tmp_path: Path, tiny_model: Path, milvus: dict[str, str]) -> Project:
     opened = open_project(
-        tmp_path, encoder={"model": str(tiny_model)}, retention={"snapshots": 2}, guard={"min_documents": 1}
+        tmp_path,
+        encoder={"model": str(tiny_model)},
+        retention={"snapshots": 2},
+        guard={"min_documents": 1},
+        milvus=milvus,
     )
     for number in range(6):
         write(opened, f"{number}.md", f"# Page {number}\n\nThe quay wall, part {number}.\n")
-    yield opened
-    stop_server(opened.home)
+    return opened
 
 
 def write(project: Project, uri: str, text: str) -> None:

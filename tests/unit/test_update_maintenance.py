@@ -28,6 +28,7 @@ from pipelines.update.snapshot.verify import verify
 from pipelines.update.upkeep.maintenance import MaintenanceReport, maintain
 from tests.fakes.index import FakeIndex
 from tests.integration._actions import _ParsingHere
+from tests.stress import STRESS
 from tests.updating import Update, open_project, update
 
 
@@ -394,8 +395,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.stress
 @settings(
-    max_examples=int(os.environ.get("LOCKSTEP_HISTORIES", "6")),
+    max_examples=60 if STRESS else 6,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
