@@ -24,6 +24,9 @@ from pipelines.update.looking import letters, observe
 from pipelines.update.looking.look import Look
 from pipelines.update.rights import Rights
 from pipelines.update.upkeep import retention
+from tests.integration._truth_bench import HR, STAFF
+from tests.integration._truth_model import FEED, FILES, Announced
+from tests.integration._truth_world import World
 
 
 def _skips_a_hint(stack: ExitStack) -> None:
@@ -183,33 +186,118 @@ def _thorough_look_is_not(stack: ExitStack) -> None:
     stack.enter_context(patch.object(observe, "Look", quick))
 
 
+# --- what it takes to meet them: each of these passes with a library that is well ---
+
+_ONE, _TWO = b"# A\n\nOne.\n", b"# B\n\nTwo.\n"
+_LONGER, _BROKEN = b"Three.\n\nThree.\n", b"%PDF-1.7 broken"
+
+
+def _two_hints(world: World) -> None:
+    world.write("a.md", _ONE)
+    world.write("b.md", _TWO)
+    world.settle(scan=False)
+
+
+def _older_after_newer(world: World) -> None:
+    world.announce("a.md", 2, _TWO, HR)
+    world.announce("a.md", 1, _ONE, HR)
+    world.settle(scan=True)
+
+
+def _other_rules(world: World) -> None:
+    world.write("b.md", _ONE)
+    world.settle(scan=True)
+    world.rules(3, 0)
+    world.settle(scan=True)
+
+
+def _folder_that_cannot_be_read(world: World) -> None:
+    world.write("b.md", _ONE)
+    world.write("hr/c.md", _ONE)
+    world.settle(scan=True)
+    world.break_off("hr")
+    world.update(scan=True)
+    world.settle(scan=True)
+
+
+def _dies_at_each_write(world: World) -> None:
+    for number in range(2, 9):
+        world.announce("a.md", number, (_ONE, _TWO)[number % 2], HR)
+        world.arrive([0])
+        world.observe(FEED, "hints")
+        world.update(scan=False, write=(number, "before"))
+        world.settle(scan=False)
+
+
+def _message_that_is_understood(world: World) -> None:
+    world.reject(Announced("a.md", 1, _ONE, HR))
+    world.update(scan=True)
+    world.replay([0])
+    world.settle(scan=True)
+
+
+def _document_that_stays_broken(world: World) -> None:
+    world.write("b.md", _BROKEN)
+    world.update(scan=True)
+    world.replay([0])
+    world.settle(scan=True)
+
+
+def _back_after_maintenance(world: World) -> None:
+    for content in (_ONE, _TWO, _LONGER):
+        world.write("b.md", content)
+        world.settle(scan=True)
+    world.maintain()
+    world.rollback(0)
+
+
+def _back_before_other_rules(world: World) -> None:
+    _other_rules(world)
+    world.rollback(None)
+
+
+def _equal_names(world: World) -> None:
+    world.write("a.md", _ONE)
+    world.announce("a.md", 1, _ONE, STAFF)
+    world.settle(scan=True)
+
+
+def _other_tenant(world: World) -> None:
+    world.write("b.md", _ONE)
+    world.settle(scan=True)
+    world.tenant(FILES, "beta")
+    world.settle(scan=True)
+
+
+def _replaced_unseen(world: World) -> None:
+    world.write("b.md", _ONE)
+    world.settle(scan=True)
+    world.write_unseen("b.md", (_ONE, _TWO))
+    world.settle(scan=True, thorough=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """One bug, and the moves of the machine that it takes to meet it: with them alone, few examples do."""
+    """One bug, and a play of few moves in which it is met."""
 
     plant: Callable[[ExitStack], None]
-    moves: tuple[str, ...]
+    play: Callable[[World], None]
 
-
-_FEED = ("announce", "arrive", "observe")
-_PRUNING = ("write", "rest", "maintain", "roll_back")
 
 BUGS: dict[str, Bug] = {
-    "skips a hint": Bug(_skips_a_hint, ("write", "hint", "rest")),
-    "last arrival wins": Bug(_last_arrival_wins, (*_FEED, "rest")),
-    "drops a relabel": Bug(_drops_a_relabel, ("write", "rules", "rest")),
-    "deletes what was not read": Bug(_deletes_what_was_not_read, ("write", "break_off", "update")),
-    "moves on before the manifest": Bug(
-        _moves_on_before_the_manifest, ("write", "update", "update_and_die_before_a_step", "rest")
-    ),
-    "loses a message that is replayed": Bug(_replay_loses_a_message, ("reject", "update", "replay")),
-    "loses a letter that is replayed": Bug(_replay_loses_a_letter, ("write", "update", "replay")),
-    "prunes what a kept snapshot needs": Bug(_prunes_what_a_kept_snapshot_needs, _PRUNING),
-    "prunes a version that is kept": Bug(_prunes_a_version_that_is_kept, _PRUNING),
-    "gives back rights by a rollback": Bug(_rollback_gives_back_rights, ("write", "rules", "rest", "roll_back")),
-    "answers one tenant with another's rows": Bug(_tenants_share_an_answer, (*_FEED, "write", "tenant", "rest")),
-    "leaves documents with their former tenant": Bug(_tenant_stays, ("write", "tenant", "update", "rest")),
-    "looks quickly when asked to be thorough": Bug(_thorough_look_is_not, ("write", "write_unseen", "rest")),
+    "skips a hint": Bug(_skips_a_hint, _two_hints),
+    "last arrival wins": Bug(_last_arrival_wins, _older_after_newer),
+    "drops a relabel": Bug(_drops_a_relabel, _other_rules),
+    "deletes what was not read": Bug(_deletes_what_was_not_read, _folder_that_cannot_be_read),
+    "moves on before the manifest": Bug(_moves_on_before_the_manifest, _dies_at_each_write),
+    "loses a message that is replayed": Bug(_replay_loses_a_message, _message_that_is_understood),
+    "loses a letter that is replayed": Bug(_replay_loses_a_letter, _document_that_stays_broken),
+    "prunes what a kept snapshot needs": Bug(_prunes_what_a_kept_snapshot_needs, _back_after_maintenance),
+    "prunes a version that is kept": Bug(_prunes_a_version_that_is_kept, _back_after_maintenance),
+    "gives back rights by a rollback": Bug(_rollback_gives_back_rights, _back_before_other_rules),
+    "answers one tenant with another's rows": Bug(_tenants_share_an_answer, _equal_names),
+    "leaves documents with their former tenant": Bug(_tenant_stays, _other_tenant),
+    "looks quickly when asked to be thorough": Bug(_thorough_look_is_not, _replaced_unseen),
 }
 
 

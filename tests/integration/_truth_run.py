@@ -1,7 +1,6 @@
 """Some examples in a process of their own: `python -m tests.integration._truth_run EXAMPLES SEED FOLDER [--lite]`.
 
-With `--plant BUG`, once or more often, bugs are planted one after the other, and looked for with the moves that they
-take; with `--all-moves`, with all of them.
+With `--plant BUG`, once or more often, bugs are planted one after the other, and looked for by examples.
 
 Each line of the output that is a JSON object tells what ran: one for the examples, or one for each bug. The exit status
 is 1 when an example failed; what it did, made as short as it gets, is told then.
@@ -29,7 +28,6 @@ def main() -> int:
     parser.add_argument("seed", type=int)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--plant", action="append", default=[], help="a bug to put into the library; see _truth_bugs")
-    parser.add_argument("--all-moves", action="store_true", help="look for planted bugs with all moves")
     parser.add_argument("--lite", action="store_true", help="on a real Milvus Lite process, one for all examples")
     parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args()
@@ -56,7 +54,7 @@ def _play(bench: Any, trap: Any, bug: str | None, options: argparse.Namespace) -
     from hypothesis import HealthCheck, Phase, seed, settings
     from hypothesis.stateful import run_state_machine_as_test
 
-    from tests.integration._truth_bugs import BUGS, planted
+    from tests.integration._truth_bugs import planted
     from tests.integration._truth_machine import Tally, machine
 
     tally, failure = Tally(), ""
@@ -69,10 +67,9 @@ def _play(bench: Any, trap: Any, bug: str | None, options: argparse.Namespace) -
         phases=[Phase.generate] if bug or options.lite else [Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
-    moves = BUGS[bug].moves if bug and not options.all_moves else ()
     with planted(bug) if bug else contextlib.nullcontext():
         try:
-            run_state_machine_as_test(seed(options.seed)(machine(bench, trap, tally, moves)), settings=chosen)
+            run_state_machine_as_test(seed(options.seed)(machine(bench, trap, tally)), settings=chosen)
         except Exception:  # noqa: BLE001 - whatever it was, the test must see it
             failure = traceback.format_exc()
     seconds, cpu = time.perf_counter() - started[0], time.process_time() - started[1]

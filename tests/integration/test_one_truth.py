@@ -17,15 +17,21 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipelines.errors import LockstepError
 from tests.integration._forkserver import ROOT
-from tests.integration._truth_bugs import BUGS
+from tests.integration._truth_bench import Bench, Setting, bench_in
+from tests.integration._truth_bugs import BUGS, planted
+from tests.integration._truth_trap import Trap
+from tests.integration._truth_world import World
+from tests.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +39,7 @@ STRESS = os.environ.get("LOCKSTEP_STRESS") == "1"
 EXAMPLES = int(os.environ.get("LOCKSTEP_TRUTH_EXAMPLES", "2000" if STRESS else "240"))
 ON_LITE = 500 if STRESS else 100
 SEED = int(os.environ.get("LOCKSTEP_TRUTH_SEED", "272230288")) or random.SystemRandom().randrange(1, 10**9)
-TO_FIND_A_BUG = 400 if STRESS else 150  # examples at most
+TO_FIND_A_BUG = 1_000  # examples at most
 EACH_MOVE_AT_LEAST = 20 if STRESS else 1
 
 _MEMORY = Path("/dev/shm")
@@ -112,18 +118,25 @@ MOVES = (
 
 
 @pytest.fixture(scope="module")
-def hunts(scratch: Path) -> dict[str, dict[str, Any]]:
-    """What became of each planted bug; two processes look for half of them each, in the long run with all moves."""
-    more = ("--all-moves",) if STRESS else ()
-    halves = (list(BUGS)[::2], list(BUGS)[1::2])
-    running = [run(TO_FIND_A_BUG, 1, scratch, *more, *_planted(half)) for half in halves]
-    return {str(result["bug"]): result for process in running for result in told(process)}
-
-
-def _planted(bugs: Sequence[str]) -> list[str]:
-    return [word for bug in bugs for word in ("--plant", bug)]
+def table(scratch: Path) -> Iterator[tuple[Bench, Trap]]:
+    """What plays in this process share."""
+    with (
+        tempfile.TemporaryDirectory(dir=scratch) as folder,
+        bench_in(Path(folder), write_tiny_model(Path(folder) / "model")) as shared,
+    ):
+        yield shared
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_bug_that_is_planted_is_found(hunts: dict[str, dict[str, Any]], bug: str) -> None:
-    assert hunts[bug]["failure"], f"{hunts[bug]['examples']} examples passed with a library that {bug}"
+def test_a_bug_that_is_planted_is_found_where_it_is_met(table: tuple[Bench, Trap], bug: str) -> None:
+    BUGS[bug].play(World(*table, Setting(kept=3)))
+    world = World(*table, Setting(kept=3))
+    with planted(bug), pytest.raises((AssertionError, LockstepError)):
+        BUGS[bug].play(world)
+
+
+@pytest.mark.skipif(not STRESS, reason="part of the long run: LOCKSTEP_STRESS=1")
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_that_is_planted_is_found_by_chance(scratch: Path, bug: str) -> None:
+    (found,) = told(run(TO_FIND_A_BUG, 1, scratch, "--plant", bug))
+    assert found["failure"], f"{found['examples']} examples passed with a library that {bug}"
