@@ -33,7 +33,7 @@ from tests.integration._truth_trap import Trap
 from tests.integration._truth_world import World
 from tests.tiny_model import write_tiny_model
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.stress]
 
 STRESS = os.environ.get("LOCKSTEP_STRESS") == "1"
 EXAMPLES = int(os.environ.get("LOCKSTEP_TRUTH_EXAMPLES", "2000" if STRESS else "240"))
