@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.integration._truth_model import FEED, FILES
+from tests.integration._truth_bench import BOARD, HR, NOBODY, STAFF, TENANTS, Bench, Setting
+from tests.integration._truth_model import FEED, FILES, Announced
 from tests.integration._truth_trap import Trap
-from tests.integration._truth_world import BOARD, FILE_NAMES, HR, NOBODY, STAFF, Bench, Setting, World
+from tests.integration._truth_world import FILE_NAMES, World
 
-FEED_NAMES = ("k.md", "secret/l.md")
+FEED_NAMES = ("a.md", "secret/l.md")
 HINTS = (*FILE_NAMES, "hr", "", "never.md")
 CONTENTS = (
     b"# A\n\nOne.\n",
@@ -28,18 +29,21 @@ CONTENTS = (
     b"%PDF-1.7 broken otherwise",
 )
 STEPS = ("changes", "parse", "manifest", "chunks", "encode", "candidate", "gates", "promote")
+RESTS = ("with scan", "without scan", "thoroughly")
 CLEAN_EVERY = 25  # rests, about, between two clean builds
 
 files = st.sampled_from(FILE_NAMES)
 contents = st.sampled_from(CONTENTS)
 readers = st.sampled_from((None, STAFF, HR, BOARD, NOBODY))
+some_letters = st.lists(st.integers(0, 5), min_size=1, max_size=4)
 writes = st.tuples(st.integers(1, 14), st.sampled_from(("before", "half-way", "after")))
 settings_of_examples = st.builds(
     Setting,
     batch=st.sampled_from((20_000,) * 6 + (1, 3)),
     guarded=st.sampled_from((False, False, True)),
     slots=st.sampled_from((2, 2, 3)),
-    real=st.sampled_from((False,) * 19 + (True,)),
+    kept=st.sampled_from((1, 2, 3)),
+    index_may_die=st.sampled_from((False,) * 7 + (True,)),  # it takes 2 s to start again
 )
 
 
@@ -52,6 +56,7 @@ class Tally:
     clean_builds: int = 0
     happened: Counter[str] = field(default_factory=Counter)
     crashes: Counter[str] = field(default_factory=Counter)
+    questions: int = 0
 
 
 class Play(RuleBasedStateMachine):
@@ -68,8 +73,7 @@ class Play(RuleBasedStateMachine):
         for uri, content in zip(FILE_NAMES, texts, strict=False):
             self.world.write(uri, content)
         if told:
-            self.world.announce("k.md", 1, CONTENTS[0], HR)
-        self.tally.happened["real tables only" if setting.real else "some tables in memory"] += 1
+            self.world.announce("a.md", 1, CONTENTS[0], HR)
 
     # --- the folder ---
 
@@ -89,6 +93,11 @@ class Play(RuleBasedStateMachine):
             self.world.copy(uri, to)
         else:
             self.world.touch(uri)
+
+    @rule(uri=files)
+    def write_unseen(self, uri: str) -> None:
+        self._count("write unseen")
+        self.world.write_unseen(uri, CONTENTS)
 
     @rule(uri=st.sampled_from(HINTS), subtree=st.booleans(), times=st.integers(1, 2))
     def hint(self, uri: str, subtree: bool, times: int) -> None:
@@ -118,10 +127,16 @@ class Play(RuleBasedStateMachine):
         self._count("arrive during a look")
         self.world.arrive_during_a_look(order)
 
-    @rule()
-    def reject(self) -> None:
+    @rule(uri=st.sampled_from(FEED_NAMES), version=st.integers(1, 6), content=st.none() | contents, who=readers)
+    def reject(self, uri: str, version: int, content: bytes | None, who: Any) -> None:
+        """A message that was sent to a release which did not understand it; this one does."""
         self._count("reject")
-        self.world.reject()
+        self.world.reject(Announced(uri, version, content, who))
+
+    @rule()
+    def reject_nonsense(self) -> None:
+        self._count("reject nonsense")
+        self.world.reject(None)
 
     # --- the configuration ---
 
@@ -129,6 +144,11 @@ class Play(RuleBasedStateMachine):
     def rules(self, on_files: int, on_feed: int) -> None:
         self._count("rules")
         self.world.rules(on_files, on_feed)
+
+    @rule(source=st.sampled_from((FILES, FEED)), tenant=st.sampled_from(TENANTS))
+    def tenant(self, source: str, tenant: str) -> None:
+        self._count("tenant")
+        self.world.tenant(source, tenant)
 
     # --- the library ---
 
@@ -155,24 +175,63 @@ class Play(RuleBasedStateMachine):
         self.tally.crashes[f"step {step}"] += 1
         self.world.update(scan=scan, step=step)
 
-    @rule()
-    def roll_back(self) -> None:
-        self._count("rollback")
-        self.world.rollback()
+    @rule(mode=st.sampled_from(("listing", "hints")))
+    def observe_thoroughly(self, mode: str) -> None:
+        self._count("observe thoroughly")
+        self.world.observe(FILES, mode, thorough=True)
 
-    @rule(scan=st.booleans())
-    def rest(self, scan: bool) -> None:
-        self.world.settle(scan=scan)
+    @rule(which=st.none() | st.integers(0, 5))
+    def roll_back(self, which: int | None) -> None:
+        self._count("rollback" if which is None else "rollback to a named one")
+        self.world.rollback(which)
+
+    @rule(which=st.none() | st.integers(0, 5), write=writes)
+    def roll_back_and_die(self, which: int | None, write: Any) -> None:
+        self._died(lambda: self.world.rollback(which, write=write))
+
+    @rule()
+    def maintain(self) -> None:
+        self._count("maintenance")
+        self.world.maintain()
+
+    @rule(write=writes)
+    def maintain_and_die(self, write: Any) -> None:
+        self._died(lambda: self.world.maintain(write=write))
+
+    @rule(chosen=some_letters)
+    def replay(self, chosen: list[int]) -> None:
+        self._count("replay")
+        self.world.replay(chosen)
+
+    @rule(chosen=some_letters, write=writes)
+    def replay_and_die(self, chosen: list[int], write: Any) -> None:
+        self._died(lambda: self.world.replay(chosen, write=write))
+
+    @rule(chosen=some_letters)
+    def discard(self, chosen: list[int]) -> None:
+        self._count("discard")
+        self.world.discard(chosen)
+
+    @precondition(lambda self: self.bench.is_real and self.world.setting.index_may_die)
+    @rule()
+    def kill_index(self) -> None:
+        self._count("kill")
+        self.world.kill_index()
+
+    @rule(how=st.sampled_from(RESTS))
+    def rest(self, how: str) -> None:
+        self.world.settle(scan=how == "with scan", thorough=how == "thoroughly")
         self.tally.rests += 1
-        self.tally.happened[f"rest {'with' if scan else 'without'} scan"] += 1
+        self._count(f"rest {how}")
         if self.tally.rests % CLEAN_EVERY == 0:
             self.world.check_clean_build()
             self.tally.clean_builds += 1
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
-            self.rest(scan=len(self.world.model.files) % 2 == 0)
+            self.rest(RESTS[self.tally.examples % len(RESTS)])
             self.tally.examples += 1
+            self.tally.questions += self.world.shown.questions
 
     def _count(self, what: str) -> None:
         self.tally.happened[what] += 1

@@ -38,9 +38,9 @@ class Oracle:
         """Whether it can be parsed."""
         return self._parsed(uri, content) is not None
 
-    def rows(self, source: str, uri: str, content: bytes, readers: Readers) -> dict[str, str]:
+    def rows(self, source: str, uri: str, content: bytes, tenant: str, readers: Readers) -> dict[str, str]:
         """chunk_id to row_hash of a document that can be parsed."""
-        return self._rows(source, uri, content, readers)
+        return self._rows(source, uri, content, tenant, readers)
 
     def _parse(self, uri: str, content: bytes) -> tuple[str, list[dict[str, Any]]] | None:
         """Title and chunks; None for what cannot be parsed."""
@@ -72,7 +72,7 @@ class Oracle:
         )
         return title, [row for found in self._chunk(iter([batch])) for row in found.to_pylist()]
 
-    def _rows_of(self, source: str, uri: str, content: bytes, readers: Readers) -> dict[str, str]:
+    def _rows_of(self, source: str, uri: str, content: bytes, tenant: str, readers: Readers) -> dict[str, str]:
         parsed = self._parsed(uri, content)
         assert parsed is not None
         title, chunks = parsed
@@ -86,9 +86,9 @@ class Oracle:
                 "chunk_id": key,
                 "doc_id": document,
                 "source": source,
-                "tenant": "default",
+                "tenant": tenant,
                 "classification": "internal",
-                "acl_id": acl_id("default", readers),
+                "acl_id": acl_id(tenant, readers),
                 "uri": uri,
                 "title": title,
                 "heading_path": HEADING_SEPARATOR.join(chunk["heading_path"]),

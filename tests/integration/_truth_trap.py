@@ -51,13 +51,14 @@ _INDEX = ("create", "drop", "upsert", "delete", "write_state", "point_alias")
 @contextmanager
 def trapped(trap: Trap) -> Iterator[None]:
     """Every write of the library goes by the trap while the block runs."""
+    from pipelines.index.milvus import MilvusIndex
+    from pipelines.lake import files
     from pipelines.lake.blobs import BlobStore
     from pipelines.lake.tables import Lake
     from pipelines.update import staging
     from pipelines.update.applying import approvals
     from pipelines.update.looking import progress
     from tests.fakes.index import FakeIndex
-    from tests.integration._truth_lake import MixedLake
 
     with ExitStack() as stack:
 
@@ -73,10 +74,11 @@ def trapped(trap: Trap) -> Iterator[None]:
 
             stack.enter_context(patch.object(owner, name, call))
 
-        for lake in (Lake, MixedLake):
-            for name in ("append", "merge", "replace"):
-                wrap(lake, name, lambda _self, table, *_args, _name=name: f"{_name} {table}")
-        wrap(BlobStore, "put", lambda *_: "put blob")
+        for name in ("append", "merge", "replace", "rewrite", "compact"):
+            wrap(Lake, name, lambda _self, table, *_args, _name=name: f"{_name} {table}")
+        for name in ("put", "remove_unused"):
+            wrap(BlobStore, name, lambda *_args, _name=name: f"{_name} blob")
+        wrap(files, "remove_unneeded", lambda folder, *_args: f"remove files of {folder.name}")
         for module, name in ((staging, "write_changes"), (staging, "write_note"), (progress, "change")):
             wrap(module, name, lambda *_args, _name=name: _name)
         wrap(approvals, "_write", lambda *_: "write approval")
@@ -84,6 +86,7 @@ def trapped(trap: Trap) -> Iterator[None]:
             "upsert": lambda plain, index, name, rows, *_: plain(index, name, rows.slice(0, rows.num_rows // 2)),
             "delete": lambda plain, index, name, ids: plain(index, name, ids[: len(ids) // 2]),
         }
-        for name in _INDEX:
-            wrap(FakeIndex, name, lambda *_args, _name=name: f"index {_name}", halves.get(name))
+        for index in (FakeIndex, MilvusIndex):
+            for name in _INDEX:
+                wrap(index, name, lambda *_args, _name=name: f"index {_name}", halves.get(name))
         yield

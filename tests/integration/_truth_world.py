@@ -1,133 +1,40 @@
-"""One installation to play with: a folder, a feed of announced versions, tables, and an index in memory."""
+"""One installation to play with: a folder, a feed of announced versions, tables, and an index."""
 
 from __future__ import annotations
 
 import os
-import random
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-from unittest.mock import patch
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import yaml
-
-from pipelines.config import Config, load_config
-from pipelines.embedding.stage import OUTPUT
 from pipelines.errors import MassDeletionRefused, SnapshotNotFound, SourceError
-from pipelines.home import Home
-from pipelines.identity import acl_id, digest
+from pipelines.identity import content_hash
+from pipelines.index.slots import slot_names
 from pipelines.lake.events import Event
-from pipelines.project import Project
-from pipelines.sources.announced.announcements import AnnouncedSection
-from pipelines.sources.announced.event_source import EventSource
-from pipelines.sources.base import Listing
-from pipelines.sources.filesystem.folder import Folder
-from pipelines.sources.registry import KINDS, Kind
-from pipelines.sources.section import AccessRule
 from pipelines.update.applying import approvals
 from pipelines.update.applying.pending import pending
 from pipelines.update.looking import observe, progress
-from pipelines.update.looking.look import Look
 from pipelines.update.snapshot.rollback import rollback
+from pipelines.update.upkeep.maintenance import maintain
 from tests.fakes.index import FakeIndex
-from tests.integration._actions import parse_here
-from tests.integration._truth_lake import Memory, MixedLake, reading_each_version_once
-from tests.integration._truth_model import FEED, FILES, Announced, Key, Model, Readers, Rules
-from tests.integration._truth_oracle import Oracle
-from tests.integration._truth_trap import Crash, How, Trap, trapped
+from tests.integration._truth_bench import ALIAS, FEED_RULES, FILE_RULES, TENANTS, Bench, Setting
+from tests.integration._truth_letters import Letters
+from tests.integration._truth_model import FEED, FILES, Announced, File, Model, Readers
+from tests.integration._truth_rest import Rest
+from tests.integration._truth_shown import Shown
+from tests.integration._truth_trap import Crash, How, Trap
 from tests.updating import update
-
-HR: Readers = ("group:hr",)
-STAFF: Readers = ("group:staff",)
-BOARD: Readers = ("group:board", "user:ada")
-NOBODY: Readers = ()
-ALL_READERS = (HR, STAFF, BOARD, NOBODY, ("role:admin",))
-
-FILE_RULES: tuple[Rules, ...] = (
-    (("hr/", HR), ("", STAFF)),
-    (("", STAFF),),
-    (("hr/", BOARD), ("a.md", NOBODY), ("", STAFF)),
-    (("a.md", HR), ("hr/deep/", BOARD)),
-)
-FEED_RULES: tuple[Rules, ...] = ((), (("secret/", BOARD),), (("", STAFF),))
 
 FILE_NAMES = ("a.md", "b.md", "hr/c.md", "hr/deep/d.md")
 
 _LONG_AGO = 1_000_000_000  # modification times lie there, each another one, so that no file counts as just written
+_HOURS = 7_200.0
 
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What stays the same for one example."""
-
-    batch: int = 20_000  # events one update applies
-    guarded: bool = False
-    slots: int = 2
-    real: bool = False  # only real tables
-
-
-class Feed(AnnouncedSection):
-    """A source that is what its events say, wherever they come from."""
-
-    kind: Literal["feed"]
-
-
-class Bench:
-    """What many examples share: a scratch folder, configurations, fingerprints, rows that were worked out."""
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.folder, self._model = folder, model
-        self._configs: dict[object, Config] = {}
-        self.meanwhile: Callable[[], None] | None = None  # happens once, between a listing of the feed and its fetch
-        self.unlistable: set[str] = set()  # folders that cannot be read; "": the whole source
-        self.oracle = Oracle(self.config(Setting(), FILE_RULES[0], FEED_RULES[0]))
-        self.ids = {acl_id("default", readers): frozenset(readers) for readers in ALL_READERS}
-
-    @property
-    def files(self) -> Path:
-        return self.folder / "files"
-
-    def config(self, setting: Setting, file_rules: Rules, feed_rules: Rules) -> Config:
-        """As read from a file, once."""
-        key = (replace(setting, real=False), file_rules, feed_rules)
-        if key not in self._configs:
-            guard = {"min_documents": 2, "max_deleted_share": 0.5} if setting.guarded else {"max_deleted_share": 1.0}
-            data = {
-                "index": "truth",
-                "encoder": {"model": str(self._model), "dtype": "float32"},
-                "milvus": {"slots": setting.slots},
-                "streams": {"max_events_per_update": setting.batch},
-                "guard": guard,
-                "sources": [
-                    {"name": FILES, "kind": "filesystem", "path": str(self.files), "access": _access(file_rules)},
-                ],
-            }
-            path = self.folder / "lockstep.yaml"
-            path.write_text(yaml.safe_dump(data), encoding="utf-8")
-            config = load_config(path)
-            feed = Feed(name=FEED, kind="feed", access=tuple(AccessRule(**rule) for rule in _access(feed_rules)))
-            self._configs[key] = config.model_copy(update={"sources": (*config.sources, feed)})
-        return self._configs[key]
-
-    def project(self, config: Config, home: Path, index: FakeIndex, memory: Memory | None) -> Project:
-        """A process that begins; what it would read of the model's files is at hand."""
-        project = Project(config, Home(home), index=index)
-        project.__dict__["recipe"] = self.oracle.recipe
-        if memory is not None:
-            project.lake = MixedLake(project.home.lake, memory)
-        return project
-
-
-def _access(rules: Rules) -> list[dict[str, Any]]:
-    return [
-        {"match": f"{pattern}**" if not pattern or pattern.endswith("/") else pattern, "readers": list(readers)}
-        for pattern, readers in rules
-    ]
+Write = tuple[int, How]
+"""Which of the coming writes an act dies at, and how."""
 
 
 class World:
@@ -135,44 +42,60 @@ class World:
 
     def __init__(self, bench: Bench, trap: Trap, setting: Setting) -> None:
         self._bench, self._trap, self.setting = bench, trap, setting
-        self.model = Model(FILE_RULES[0], FEED_RULES[0])
+        self.model = Model(FILE_RULES[0], FEED_RULES[0], dict(zip((FILES, FEED), TENANTS, strict=True)))
+        self.letters = Letters(self.model)
+        self.resting = Rest(bench, self.model, self.letters)
+        self.shown = Shown(bench, self.model)
         self._home = bench.folder / "home"
-        for folder in (self._home, bench.files):
-            shutil.rmtree(folder, ignore_errors=True)
+        bench.clear(self._home, bench.files)
         bench.files.mkdir()
-        self.index = FakeIndex()
-        self._memory = None if setting.real else Memory()
+        self.index = bench.empty_index()
         self.undelivered: list[Announced] = []
         self.unhinted: set[str] = set()
-        self.rejected = 0
+        self.kept: set[str] = set()  # snapshots that can be brought back, whatever happens
         self.break_off(None)
         self._clock = 0
-        self._served: dict[Key, tuple[bytes, int]] = {}  # content and version of each document when all was at rest
-        self._deleted: dict[Key, int] = {}  # version of each deleted document then
         self.back = False  # an earlier snapshot was brought back since
         self.open()
 
     def open(self) -> None:
         """A process begins."""
-        config = self._bench.config(self.setting, self.model.file_rules, self.model.feed_rules)
-        self.project = self._bench.project(config, self._home, self.index, self._memory)
+        if self._bench.is_real:
+            self.index = self._bench.index_again()
+        model = self.model
+        config = self._bench.config(self.setting, model.file_rules, model.feed_rules, model.tenants)
+        self.project = self._bench.project(config, self._home, self.index)
+        self.shown.open(self._bench.project(config, self._home, self.index), self.index)
 
     # --- what happens outside ---
 
     def write(self, uri: str, content: bytes) -> None:
         """Create or edit a file."""
+        self._clock += 1
+        self._put(uri, File(content, self._clock))
+        self._touched(uri)
+
+    def write_unseen(self, uri: str, contents: Sequence[bytes]) -> None:
+        """Another content of the same size under the same time, which nobody is told about."""
+        file = self.model.files.get(uri)
+        if file is None:
+            return
+        twins = [one for one in contents if len(one) == len(file.content) and one != file.content]
+        if twins:
+            self._put(uri, replace(file, content=twins[0]))
+            self.model.note()
+
+    def _put(self, uri: str, file: File) -> None:
         path = self._bench.files / uri
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        self._clock += 1
-        os.utime(path, (_LONG_AGO + self._clock, _LONG_AGO + self._clock))
-        self.model.files[uri] = content
-        self._touched(uri)
+        path.write_bytes(file.content)
+        os.utime(path, (_LONG_AGO + file.time, _LONG_AGO + file.time))
+        self.model.put(uri, file)
 
     def touch(self, uri: str) -> None:
         """The same file under another time."""
         if uri in self.model.files:
-            self.write(uri, self.model.files[uri])
+            self.write(uri, self.model.files[uri].content)
 
     def remove(self, uri: str) -> None:
         """Delete a file."""
@@ -185,13 +108,13 @@ class World:
         if uri in self.model.files and uri != to:
             (self._bench.files / to).parent.mkdir(parents=True, exist_ok=True)
             (self._bench.files / uri).replace(self._bench.files / to)
-            self.model.files[to] = self.model.files.pop(uri)
+            self.model.put(to, self.model.files.pop(uri))
             self._touched(uri, to)
 
     def copy(self, uri: str, to: str) -> None:
         """A second file of the same content."""
         if uri in self.model.files and uri != to:
-            self.write(to, self.model.files[uri])
+            self.write(to, self.model.files[uri].content)
 
     def _touched(self, *uris: str) -> None:
         self.unhinted |= set(uris)
@@ -200,8 +123,17 @@ class World:
     def rules(self, files: int, feed: int) -> None:
         """Other access rules, in the configuration."""
         self.model.file_rules, self.model.feed_rules = FILE_RULES[files], FEED_RULES[feed]
+        self._configured()
+
+    def tenant(self, source: str, tenant: str) -> None:
+        """A source is another tenant's, in the configuration."""
+        self.model.tenants = {**self.model.tenants, source: tenant}
+        self._configured()
+
+    def _configured(self) -> None:
         self.model.note()
         self.open()
+        self.shown.check()
 
     def announce(self, uri: str, version: int, content: bytes | None, readers: Readers | None) -> None:
         """Somebody produces a version of a document; it arrives later."""
@@ -221,6 +153,7 @@ class World:
             if known not in self.model.announced.setdefault(one.uri, []):
                 self.model.announced[one.uri].append(known)
         self.model.note()
+        self.shown.check()
 
     def hint(self, uri: str, *, subtree: bool = False, times: int = 1) -> None:
         """A word about the folder: late, early, twice or for nothing."""
@@ -230,39 +163,39 @@ class World:
         )
         self.unhinted = {one for one in self.unhinted if one != uri and not (subtree and one.startswith(uri))}
 
-    def reject(self) -> None:
-        """A message that nobody understands."""
-        self.rejected += 1
-        event = Event(
-            FEED,
-            "",
-            "rejected",
-            f"webhook:bad-{self.rejected}",
-            content=b"?",
-            size_bytes=1,
-            error_class="NotJson",
-            error="no JSON",
-        )
-        self.project.events.append([event])
+    def reject(self, message: Announced | None) -> None:
+        """A message that nobody understands, or only somebody who replays it."""
+        self.letters.reject(self.project, message)
 
     def break_off(self, folder: str | None) -> None:
         """Reading that folder of the source fails from now on ("": the whole source); None: nothing fails any more."""
         self._bench.unlistable = set() if folder is None else {folder}
 
+    def kill_index(self) -> None:
+        """The index process dies; the next command starts it again."""
+        self._bench.kill_index()
+        self.open()
+        self.shown.check()
+
     # --- what the library does ---
 
-    def update(self, *, scan: bool, step: str | None = None, write: tuple[int, How] | None = None) -> None:
+    def update(self, *, scan: bool, step: str | None = None, write: Write | None = None) -> None:
         """An update, perhaps one that dies at the beginning of a step or at a write; what it refuses is refused."""
 
         def before(name: str) -> None:
             if name == step:
                 raise Crash(name)
 
-        self._unrest(lambda: update(self.project, scan=scan, before=before), write, None)
+        self._act(lambda: update(self.project, scan=scan, before=before), write)
 
-    def observe(self, source: str, mode: Any, *, write: tuple[int, How] | None = None) -> None:
+    def observe(self, source: str, mode: Any, *, thorough: bool = False, write: Write | None = None) -> None:
         """A look at one source, perhaps one that dies."""
-        self._unrest(lambda: observe.observe(self.project, source, run_id="look", mode=mode), write, None)
+        whole = source == FILES and mode == "listing" and not self._bench.unlistable
+        went_well = self._act(
+            lambda: observe.observe(self.project, source, run_id="look", mode=mode, thorough=thorough), write
+        )
+        if thorough and whole and went_well:
+            self.model.read_thoroughly()
 
     def arrive_during_a_look(self, chosen: Sequence[int]) -> None:
         """Some of what was produced arrives after a look has listed the feed, and before it reads the contents."""
@@ -270,39 +203,120 @@ class World:
         self.observe(FEED, "hints")
         self._bench.meanwhile = None
 
-    def rollback(self) -> None:
-        """Back to the snapshot before, if there is one."""
+    def replay(self, chosen: Sequence[int], *, write: Write | None = None) -> None:
+        """Some open letters are tried again; when that dies, once more."""
+        rows = self._letters(chosen)
 
-        def back() -> None:
-            with suppress(SnapshotNotFound), self.project.writer("back", "rollback"):
-                rollback(self.project, run_id="back")
+        def again() -> None:
+            self.letters.replay(self.project, rows)
 
-        self.back = True
-        self._unrest(back, None, None)
+        self._trapped(again, write)
+        again()
+        self.shown.check()
 
-    def _unrest(self, act: Any, write: tuple[int, How] | None, source: str | None) -> None:
+    def discard(self, chosen: Sequence[int]) -> None:
+        """Some open letters are laid aside."""
+        rows = self._letters(chosen)
+        self._act(lambda: self.letters.discard(self.project, rows))
+
+    def _letters(self, chosen: Sequence[int]) -> list[dict[str, Any]]:
+        rows = self.letters.open(self.project)
+        return [rows[n] for n in sorted({n % len(rows) for n in chosen})] if rows else []
+
+    def rollback(self, which: int | None, *, write: Write | None = None) -> None:
+        """Back to the snapshot before the live one, or to a named one: to just that, or refused because it is gone."""
+        live, known = self.shown.live_now(), self.shown.in_order()
+        named = known[which % len(known)] if which is not None and known else None
+        target = named if which is not None else live and self.shown.before(live)
+        refused: list[SnapshotNotFound] = []
+
+        def go_back() -> None:
+            try:
+                with self.project.writer("back", "rollback"):
+                    rollback(self.project, named, run_id="back")
+            except SnapshotNotFound as error:
+                refused.append(error)
+
+        went_well = self._trapped(go_back, write)
+        now = self.shown.live_now()
+        if refused:
+            assert target is None or target == live or target not in self.kept, f"{target} was promised: {refused[0]}"
+            assert now == live, f"a rollback that was refused changed what is live to {now}"
+        elif now != live or went_well:
+            assert target is not None, f"there was nothing to go back to, and {now} is live"
+            assert now is not None
+            assert target != live or not went_well, f"{live} was live already"
+            self.back = True
+            self.shown.brought_back(now, target)
+            self.kept.add(now)
+        self.shown.check()
+
+    def maintain(self, *, write: Write | None = None) -> None:
+        """Hours later, maintenance, perhaps one that dies."""
+        for folder in (self.project.home.lake, self.project.home.blobs):
+            self._hours_later(folder)
+        # What it may remove is removed also where it dies at the end: from now on only this is promised.
+        held = {self._held(name) for name in slot_names(ALIAS, self.setting.slots)} | {self.shown.live_now()}
+        newest = sorted(self.kept)[-self.setting.kept :]
+        self.kept = {one for one in self.kept if one in newest or one in held}
+
+        def upkeep() -> None:
+            with self.project.writer("upkeep", "maintenance"):
+                maintain(self.project, run_id="upkeep")
+
+        self._act(upkeep, write)
+
+    def _held(self, collection: str) -> str | None:
+        state = self.index.read_state(collection) if self.index.exists(collection) else None
+        return None if state is None or state.get("building") else state["snapshot_id"]
+
+    @staticmethod
+    def _hours_later(folder: Path) -> None:
+        then = time.time() - _HOURS
+        for path in folder.rglob("*"):
+            if path.is_file() and "_delta_log" not in path.parts:
+                os.utime(path, (then, then))
+
+    def _act(self, act: Callable[[], object], write: Write | None = None) -> bool:
+        went_well = self._trapped(act, write)
+        self._keep()
+        self.shown.check()
+        return went_well
+
+    def _keep(self) -> None:
+        """What is live can be brought back later."""
+        live = self.shown.live_now()
+        if live is not None and live not in self.shown.snapshots:
+            self.kept.add(live)
+
+    def _trapped(self, act: Callable[[], object], write: Write | None) -> bool:
+        """Whether it neither died nor found a source that cannot be read."""
         # A look at a folder that cannot be read uses up the hints on it: it takes another one, or a listing.
         self.unhinted |= {u for u in FILE_NAMES for f in self._bench.unlistable if f and u.startswith(f)}
         if write is not None:
-            self._trap.arm(*write, source=source)
+            self._trap.arm(*write)
         try:
-            with suppress(SourceError):
-                act()
+            act()
         except Crash:
             self.open()
+            return False
+        except SourceError:
+            return False
         finally:
             self._trap.disarm()
-        self.check_access()
+        return True
 
     # --- coming to rest ---
 
-    def settle(self, *, scan: bool) -> None:
+    def settle(self, *, scan: bool, thorough: bool = False) -> None:
         """Everything arrives and is applied; by listings, or by announcements alone."""
         self.break_off(None)
         self.arrive(range(len(self.undelivered)))
         for source in (FILES, FEED):
             progress.change(self.project.home, source, retry_at=None)
-        if not scan:
+        if thorough:
+            self.observe(FILES, "listing", thorough=True)
+        elif not scan:
             for uri in sorted(self.unhinted):
                 self.hint(uri)
             observe.observe(self.project, FILES, run_id="look", mode="hints")
@@ -312,6 +326,8 @@ class World:
             with suppress(MassDeletionRefused):
                 done = update(self.project, "settle", scan=scan)
                 scan = False
+                self._keep()
+                self.shown.check()
                 if not any(one.announced or one.found for one in pending(self.project)):
                     break
             for request in approvals.requests(self.project):
@@ -321,111 +337,24 @@ class World:
             raise AssertionError(f"still pending after sixty updates: {pending(self.project)}")
         if self.back and not done.candidate.built:
             update(self.project, "forward", scan=False, full=True)
+            self._keep()
         self.back = False
         self.unhinted.clear()
-        self.check(listed=listed)
-
-    def check(self, *, listed: bool) -> None:
-        """The index holds what the model says, each row once; manifest, versions and dead letters agree."""
-        documents = {(row["source"], row["uri"]): row for row in self.project.lake.read("documents").to_pylist()}
-        served = self._expected(documents)
-        now = self.model.now()
-        rows: dict[str, str] = {}
-        for (source, uri), content in served.items():
-            rows |= self._bench.oracle.rows(source, uri, content, now[source, uri].readers)
-        live = self.index.alias_target("truth")
-        assert live is not None
-        held = self.index.row_hashes(live)
-        assert held == rows, _difference(held, rows, self.index._rows(live, None))
-        state = self.index.read_state(live)
-        assert state is not None
-        assert state["digest"] == digest(rows.values())
-        assert state["rows"] == len(rows)
-        self._check_letters(now, listed=listed)
-        self._served = {key: (content, documents[key]["version"]) for key, content in served.items()}
-        self._deleted = {key: row["version"] for key, row in documents.items() if row["status"] == "deleted"}
-        self.model.rest({key: content for key, (content, _) in self._served.items()})
-        self.check_access()
-
-    def _expected(self, documents: dict[Key, dict[str, Any]]) -> dict[Key, bytes]:
-        """The content that each document is to be shown as; a document that cannot be read keeps an earlier one."""
-        served: dict[Key, bytes] = {}
-        now = self.model.now()
-        for key, truth in now.items():
-            row = documents.get(key)
-            assert row is not None, f"{key} is lost"
-            before = self._served.get(key)
-            if self._bench.oracle.readable(key[1], truth.content):
-                served[key] = truth.content
-                assert row["status"] == "active", (key, row["status"])
-                assert row["quarantined_hash"] is None, key
-            elif row["status"] == "active":
-                contents = {one for one in self.model.contents(key) if self._bench.oracle.readable(key[1], one)}
-                by_hash = {_hash(one): one for one in contents}
-                assert row["content_hash"] in by_hash, f"{key} shows what it never was"
-                served[key] = by_hash[row["content_hash"]]
-            else:
-                assert before is None or self.model.was_away(key), f"{key} lost its last good version"
-            if key in served:
-                assert row["content_hash"] == _hash(served[key]), key
-                self._check_version(key, row["version"], served[key])
-        for key, row in documents.items():
-            assert key in now or row["status"] == "deleted", f"{key} is still {row['status']}"
-        return served
-
-    def _check_version(self, key: Key, version: int, content: bytes) -> None:
-        """Up by one for each content that an update saw, and never without a reason."""
-        before, number = self._served.get(key, (None, self._deleted.get(key, 0)))
-        most = number + self.model.changes(key)
-        least = number + (before != content)
-        assert least <= version <= most, f"{key} is version {version}, and may be {least} to {most}"
-
-    def _check_letters(self, now: Any, *, listed: bool) -> None:
-        from pipelines.lake.dead_letters import open_letters
-
-        letters = open_letters(self.project.lake).to_pylist()
-        failed = {(row["source"], row["uri"]) for row in letters if row["stage"] == "parse"}
-        broken = {key for key, truth in now.items() if not self._bench.oracle.readable(key[1], truth.content)}
-        assert failed == broken, (failed, broken)
-        others = [(row["stage"], row["uri"]) for row in letters if row["stage"] not in ("parse", "event")]
-        assert not (listed and others), others  # what failed to be listed is only well again when it is listed
-        assert sum(row["stage"] == "event" for row in letters) == self.rejected
-
-    def check_access(self) -> None:
-        """At any time the index shows only what was so, and to nobody who could not read it then or since."""
-        live = self.index.alias_target("truth")
-        if live is None:
-            return
-        for row in self.index._rows(live, None):
-            key = (row["source"], row["uri"])
-            readers = self._bench.ids[row["acl_id"]]
-            allowed: set[str] = set()
-            known = False
-            for content in self.model.contents(key, ever=self.back):
-                if self._bench.oracle.readable(key[1], content) and row["chunk_id"] in self._bench.oracle.rows(
-                    *key, content, ("role:admin",)
-                ):
-                    known = True
-                    allowed |= self.model.may_read(key, content, ever=self.back)
-            assert known, f"{key} shows a text that it did not have: {row['text']!r}"
-            assert readers <= allowed, f"{key} shows {row['text']!r} to {readers - allowed}"
+        self.shown.check(every_mode=True)
+        self.resting.check(self.project, self.index, listed=listed)
 
     def check_clean_build(self) -> None:
         """A full build of what there is in a fresh home has the same digest."""
-        served = {key: content for key, (content, _) in self._served.items()}
+        served, taken = self.resting.served, self.resting.taken
         home = self._bench.folder / "clean"
-        shutil.rmtree(home, ignore_errors=True)
+        self._bench.clear(home)
         kept = dict(self.model.files)
-        live = self.index.alias_target("truth")
-        assert live is not None
-        state = self.index.read_state(live)
-        assert state is not None
         try:
-            for uri, content in kept.items():  # what cannot be read is there as it is shown
-                (self._bench.files / uri).write_bytes(served.get((FILES, uri), content))
+            for uri in kept:  # what cannot be read is there as it is shown
+                key = (FILES, uri)
+                (self._bench.files / uri).write_bytes(served.get(key, taken[key]))
                 os.utime(self._bench.files / uri, (_LONG_AGO, _LONG_AGO))
-            index = FakeIndex()
-            project = self._bench.project(self.project.config, home, index, None)
+            project = self._bench.project(self.project.config, home, FakeIndex())
             events = []
             for uri, versions in self.model.announced.items():
                 newest = max(versions, key=lambda one: one.order)
@@ -436,19 +365,10 @@ class World:
             done = update(project, "clean", full=True, approve_deletions=True)
             while any(one.found for one in pending(project)):
                 done = update(project, "clean", full=True, approve_deletions=True)
-            assert done.candidate.digest == state["digest"], "as a clean full build"
+            assert done.candidate.digest == self.resting.digest, "as a clean full build"
         finally:
-            for uri, content in kept.items():
-                self._clock += 1
-                (self._bench.files / uri).write_bytes(content)
-                os.utime(self._bench.files / uri, (_LONG_AGO + self._clock, _LONG_AGO + self._clock))
-                self.unhinted.add(uri)
-
-
-def _hash(content: bytes) -> str:
-    from pipelines.identity import content_hash
-
-    return content_hash(content)
+            for uri, file in kept.items():
+                self.write(uri, file.content)
 
 
 def _event(one: Announced, delivery: int) -> Event:
@@ -465,83 +385,4 @@ def _event(one: Announced, delivery: int) -> Event:
 
 
 def _identity(one: Announced) -> str:
-    return _event(one, 0).identity(None if one.content is None else _hash(one.content))
-
-
-def _difference(held: dict[str, str], wanted: dict[str, str], rows: list[dict[str, Any]]) -> str:
-    texts = {row["chunk_id"]: (row["source"], row["uri"], row["text"], row["acl_id"]) for row in rows}
-    surplus = [texts.get(key) for key in held if held[key] != wanted.get(key)]
-    missing = len(wanted.keys() - held.keys())
-    return f"the index is not what there is: surplus or other rows {surplus}, missing {missing}"
-
-
-# --- what all examples of a process share ---
-
-
-def _vectors(_config: Any) -> Any:
-    """In place of the encoder: vectors of unit length that depend on nothing but the text's hash."""
-
-    def stage(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            rows = []
-            for key in batch["text_hash"].to_pylist():
-                values = np.frombuffer(bytes.fromhex(key), np.uint8).astype(np.float32) + 1
-                rows.append(values / np.linalg.norm(values))
-            yield pa.RecordBatch.from_arrays(
-                [
-                    batch["text_hash"],
-                    pa.array([_MODEL["fp"]] * batch.num_rows, pa.string()),
-                    pa.array(rows, pa.list_(pa.float32())),
-                    pa.nulls(batch.num_rows, pa.string()),
-                ],
-                schema=OUTPUT,
-            )
-
-    return stage
-
-
-_MODEL = {"fp": ""}
-
-
-@contextmanager
-def bench_in(folder: Path, model: Path) -> Iterator[tuple[Bench, Trap]]:
-    """The shared parts, with everything in place that makes an example cheap."""
-    trap = Trap()
-    with ExitStack() as stack:
-        from pipelines.parsing import stage as parsing
-
-        stack.enter_context(patch.object(parsing, "Pool", parsing.Pool))
-        parse_here()
-        from pipelines.update.deriving import embeddings
-
-        stack.enter_context(patch.object(embeddings, "encode_stage", _vectors))
-        plain = KINDS["filesystem"]
-
-        def scan(path: bytes) -> Any:
-            name = os.fsdecode(path)
-            if any(name.rstrip("/").endswith("/files" + ("/" + one if one else "")) for one in bench.unlistable):
-                raise PermissionError(13, "as the example asks", name)
-            return os.scandir(path)
-
-        kind = replace(plain, open=lambda section, _around: Folder(section, scan=scan))
-        stack.enter_context(patch.dict(KINDS, {"filesystem": kind, "feed": Kind(Feed, EventSource)}))
-        look = Look.listing
-
-        def listing(self: Look) -> Listing:
-            found = look(self)
-            meanwhile, bench.meanwhile = bench.meanwhile, None
-            if meanwhile is not None and self.section.name == FEED:
-                meanwhile()
-            return found
-
-        stack.enter_context(patch.object(Look, "listing", listing))
-        stack.enter_context(trapped(trap))
-        stack.enter_context(reading_each_version_once())
-        bench = Bench(folder, model)
-        _MODEL["fp"] = bench.oracle.recipe.model_fp
-        yield bench, trap
-
-
-def seeded(seed: int) -> random.Random:
-    """For choices that hypothesis does not make."""
-    return random.Random(seed)
+    return _event(one, 0).identity(None if one.content is None else content_hash(one.content))
