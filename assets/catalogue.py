@@ -9,7 +9,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dagster as dg
@@ -133,10 +132,8 @@ def report_metadata(report: object) -> dict[str, Any]:
 
 
 def preview_of(project: Project, table: str, columns: Sequence[str]) -> dg.MarkdownMetadataValue:
-    """A few rows of a table, those of its newest files first."""
-    batches = project.lake.scan(table, list(columns), batch_rows=_PREVIEW_ROWS)
-    rows = islice((row for batch in batches for row in batch.to_pylist()), _PREVIEW_ROWS)
-    return markdown_table(list(rows))
+    """A few rows of a table, of its newest file."""
+    return markdown_table(project.lake.few(table, columns, _PREVIEW_ROWS).to_pylist())
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:

@@ -68,6 +68,7 @@ def source_changes(context: dg.AssetExecutionContext, writer: LockstepWriter) ->
                 step.project,
                 run_id=step.run_id,
                 approve_deletions=writer.approve_deletions,
+                thorough=writer.thorough or writer.full,
                 scan=writer.scan,
                 sources=writer.sources or None,
                 progress=step.progress,
@@ -109,7 +110,7 @@ def elements(context: dg.AssetExecutionContext, writer: LockstepWriter) -> Mater
     failed. Each parse runs in a worker process with limits on time and memory.
     """
     with writer.step(context, "elements") as step:
-        report = step.done(parse_documents(step.project, run_id=step.run_id, progress=step.progress))
+        report = step.done(parse_documents(step.project, run_id=step.run_id, full=writer.full, progress=step.progress))
         return table_result(
             step.project,
             "elements",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from benchmarks.measuring import Took, timed
+from benchmarks.measuring import PeakMemory, Took, timed
 from pipelines.home import Home
 from pipelines.project import Project
 from pipelines.update.applying import changes, manifest, parse
@@ -21,10 +21,15 @@ WRITES = ("upsert", "delete", "create", "drop", "point_alias", "write_state")
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What one update took and did. `steps`: wall seconds; `commits`: by table; `index_writes`: calls that write."""
+    """What one update took and did.
+
+    `steps`: wall seconds; `memory`: peak bytes of each step, where it was watched; `commits`: by table; `index_writes`:
+    calls that write.
+    """
 
     took: Took
     steps: dict[str, float]
+    memory: dict[str, int]
     commits: dict[str, int]
     index_writes: int
     changes: ChangesReport
@@ -34,13 +39,22 @@ class Update:
     promotion: PromotionReport
 
 
-def update(config: Path, home: Home, *, run_id: str = "bench", full: bool = False, scan: bool = True) -> Update:
+def update(
+    config: Path,
+    home: Home,
+    *,
+    run_id: str = "bench",
+    full: bool = False,
+    scan: bool = True,
+    watched: PeakMemory | None = None,
+) -> Update:
     """Run every step on a project opened anew, so that nothing that an earlier update read is at hand.
 
     Without `scan` no source is listed: only what was announced is looked at.
     """
     before = Project.open(config, home).lake.versions()
     steps: dict[str, float] = {}
+    memory: dict[str, int] = {}
     with ExitStack() as stack:
         writes = _count_writes(stack)
         with timed(home) as took:
@@ -52,10 +66,12 @@ def update(config: Path, home: Home, *, run_id: str = "bench", full: bool = Fals
                     nonlocal clock
                     now = time.perf_counter()
                     steps[step], clock = now - clock, now
+                    if watched is not None:
+                        memory[step] = watched.since()
 
                 found = changes.detect_changes(project, run_id=run_id, thorough=full, scan=scan)
                 done("changes")
-                parse.parse_documents(project, run_id=run_id)
+                parse.parse_documents(project, run_id=run_id, full=full)
                 done("parse")
                 merged = manifest.merge_manifest(project, run_id=run_id)
                 done("manifest")
@@ -74,7 +90,26 @@ def update(config: Path, home: Home, *, run_id: str = "bench", full: bool = Fals
                 done("promote")
     after = project.lake.versions()
     commits = {name: after[name] - before[name] for name in after if after[name] != before[name]}
-    return Update(took, steps, commits, len(writes), found, merged, encoded, built, promoted)
+    return Update(took, steps, memory, commits, len(writes), found, merged, encoded, built, promoted)
+
+
+def tables(config: Path, home: Home) -> dict[str, float]:
+    """The steps from what was found to the vectors, without an index: seconds by step."""
+    project = Project.open(config, home)
+    steps = {
+        "changes": lambda: changes.detect_changes(project, run_id="bench", scan=False),
+        "parse": lambda: parse.parse_documents(project, run_id="bench"),
+        "manifest": lambda: manifest.merge_manifest(project, run_id="bench"),
+        "chunk": lambda: chunks.chunk_documents(project, run_id="bench"),
+        "encode": lambda: embeddings.encode_chunks(project, run_id="bench"),
+    }
+    took = {}
+    with project.writer("bench", "benchmark"):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            took[name] = time.perf_counter() - started
+    return took
 
 
 def _count_writes(stack: ExitStack) -> list[str]:

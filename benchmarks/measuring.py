@@ -70,7 +70,7 @@ class PeakMemory(threading.Thread):
 
     def __init__(self, home: Home, *, every_seconds: float = 0.1) -> None:
         super().__init__(daemon=True)
-        self.own = self.workers = self.index = self.together = 0
+        self.own = self.workers = self.index = self.together = self._seen = 0
         self._home = home
         self._every_seconds = every_seconds
         self._ended = threading.Event()
@@ -83,20 +83,25 @@ class PeakMemory(threading.Thread):
         self._ended.set()
         self.join()
 
+    def since(self) -> int:
+        """The largest resident size of this process and its workers together since this was asked last."""
+        seen, self._seen = self._seen, 0
+        return seen
+
     def run(self) -> None:
         """Look until the end."""
         process, index = psutil.Process(), server_status(self._home).pid
         while not self._ended.wait(self._every_seconds):
             own, workers = process.memory_info().rss, 0
+            if index is not None:
+                with contextlib.suppress(psutil.Error):  # not always a child of this process
+                    self.index = max(self.index, psutil.Process(index).memory_info().rss)
             for child in process.children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    size = child.memory_info().rss
-                    if child.pid == index:
-                        self.index = max(self.index, size)
-                    else:
-                        workers += size
+                    if child.pid != index:
+                        workers += child.memory_info().rss
             self.own, self.workers = max(self.own, own), max(self.workers, workers)
-            self.together = max(self.together, own + workers)
+            self.together, self._seen = max(self.together, own + workers), max(self._seen, own + workers)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ nightly_rebuild = dg.define_asset_job(
     selection=_UPDATE,
     config=dg.RunConfig(resources={"writer": {"config": {"full": True}}}),
     description=(
-        "The same, with the idle slot built from nothing and without trust in the change feed: every row is checked, "
+        "The same, with every document read and compared by its content, and with the idle slot built from nothing, "
+        "without trust in the change feed: every row is checked, "
         "the digest must equal the incremental one, and the live index is read back. No text is encoded again."
     ),
 )

@@ -18,8 +18,9 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from pipelines.errors import ConfigError
+from pipelines.index.address import Address
 from pipelines.sources.registry import KINDS
-from pipelines.sources.section import GuardConfig, Name, Section, SourceSection, StreamsConfig
+from pipelines.sources.section import GuardConfig, Name, Section, SourceSection, StreamsConfig, Variable
 
 if TYPE_CHECKING:
     SourceConfig: TypeAlias = SourceSection
@@ -110,7 +111,24 @@ class IndexConfig(Section):
     """Where the index lives. Without `uri`, Milvus Lite runs in a loopback process of its own."""
 
     uri: str | None = None
+    token_env: Variable | None = None  # names the variable with the server's token, USER:PASSWORD or an API key
     slots: int = Field(default=2, ge=2, le=3)  # 3 keeps rollback available while a candidate is built
+
+    def address(self) -> Address | None:
+        """The server that is configured; None for the embedded one.
+
+        Raises:
+            ConfigError: the variable that `token_env` names is not set.
+        """
+        if self.uri is None:
+            return None
+        token = os.environ.get(self.token_env, "") if self.token_env else None
+        if token == "":
+            raise ConfigError(
+                f"milvus: the environment variable {self.token_env} is not set, and the server's token is expected "
+                "there; set it for the process that runs Lockstep (for the UI: before `lockstep ui`)"
+            )
+        return Address(self.uri, token)
 
 
 class Config(Section):

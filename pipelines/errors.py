@@ -18,6 +18,7 @@
     ├── IndexUnavailable       the index cannot be reached (a retry may help)
     ├── IndexMismatch          the index does not hold what the tables say
     ├── GateFailed             a check refused the promotion of a candidate
+    │   └── RebuildDiffers       a rebuild from nothing and the incremental index hold different rows
     ├── SnapshotNotFound       no such snapshot, or it is no longer in the index
     └── AccessError            a principal or an access rule is malformed
 
@@ -127,6 +128,10 @@ class IndexMismatch(LockstepError):
 
 class GateFailed(LockstepError):
     """A check refused the promotion of a candidate snapshot."""
+
+
+class RebuildDiffers(GateFailed):
+    """A rebuild from nothing holds other rows than the index that was brought forward by differences."""
 
 
 class SnapshotNotFound(LockstepError):

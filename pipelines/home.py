@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.errors import LockstepError
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -17,6 +19,27 @@ class Home:
     def from_environment(cls) -> Home:
         """LOCKSTEP_HOME, or `.lockstep` in the current folder."""
         return cls(Path(os.environ.get("LOCKSTEP_HOME") or ".lockstep").absolute())
+
+    def claim(self) -> None:
+        """Make the data folder if there is none, and see to it that its owner alone can look inside.
+
+        The folder's own rights are a wall around everything below it: texts of all documents, whoever may read them.
+
+        Raises:
+            LockstepError: it cannot be made; or others can look inside, and this user cannot change that.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = self.root.stat()
+            if os.geteuid() not in (0, found.st_uid):
+                raise PermissionError(f"it belongs to the user {found.st_uid}, and this is {os.geteuid()}")
+            if found.st_mode & 0o077:
+                self.root.chmod(found.st_mode & 0o700)
+        except OSError as error:
+            raise LockstepError(
+                f"the data folder {self.root} must belong to the user who runs Lockstep, and be closed to others: "
+                f"{error}; run this as its owner, make it writable, or name another folder in LOCKSTEP_HOME"
+            ) from error
 
     @property
     def lake(self) -> Path:

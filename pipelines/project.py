@@ -86,9 +86,9 @@ class Project:
         from pipelines.index.server import ensure_server
 
         # Looked at each time (0.5 ms): a step that is tried again must find Milvus Lite although it was killed.
-        uri = self.config.milvus.uri or ensure_server(self.home)
-        if self._index is None or self._index.uri != uri:
-            self._index = MilvusIndex(uri)
+        address = self.config.milvus.address() or ensure_server(self.home)
+        if self._index is None or self._index.address != address:
+            self._index = MilvusIndex(address)
         return self._index
 
     @contextmanager
@@ -98,5 +98,6 @@ class Project:
         Raises:
             WriterBusy: another update holds it.
         """
+        self.home.claim()
         with writer_lock(self.home.writer_lock, run_id=run_id, purpose=purpose):
             yield

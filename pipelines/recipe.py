@@ -80,6 +80,11 @@ class Recipe:
             "lexical": self._config.lexical.model_dump(mode="json"),
         }
 
+    @cached_property
+    def chunk_fps(self) -> dict[str, str]:
+        """`chunk_fp` of every media type that can be read, so that a snapshot can be held against the tables later."""
+        return {media_type: self.chunk_fp(media_type) for media_type in sorted(ROUTES)}
+
     def keyed(self, documents: pa.Table) -> pa.Table:
         """Content, media type and both fingerprints of documents, one row a document, in their order."""
         media_types = documents["media_type"].to_pylist()

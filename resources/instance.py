@@ -84,6 +84,7 @@ _WRITTEN_BEFORE = {"6aad0d9630d93271533c3ed4894fb79ad3e77ba2a31ee297ee9dacdf2111
 
 def prepare_instance(home: Home) -> Path:
     """The folder for DAGSTER_HOME, with a dagster.yaml in it; one that somebody has changed is left as it is."""
+    home.claim()
     folder = home.dagster
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "dagster.yaml"

@@ -82,6 +82,10 @@ class LockstepWriter(LockstepProject):
     full: bool = Field(
         default=False, description="Build the snapshot from nothing and check every row, not only what changed."
     )
+    thorough: bool = Field(
+        default=False,
+        description="Read every document and compare its content, whatever its size and time say. With `full` always.",
+    )
     approve_deletions: bool = Field(
         default=False, description="Allow this update to delete more of a source than the guard allows."
     )

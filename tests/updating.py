@@ -78,7 +78,7 @@ def update(
             project, run_id=run_id, approve_deletions=approve_deletions, thorough=full, scan=scan
         )
         before("parse")
-        parsed = parse.parse_documents(project, run_id=run_id)
+        parsed = parse.parse_documents(project, run_id=run_id, full=full)
         before("manifest")
         merged = manifest.merge_manifest(project, run_id=run_id)
         before("chunks")

@@ -101,6 +101,7 @@ def run() -> None:
     while that is taken down, the process is aborted (apache/arrow issue 34314), although all went well. So it is not
     taken down: what was registered to happen at exit happens, and the process ends.
     """
+    os.umask(0o077)  # what it writes under LOCKSTEP_HOME has the texts of all documents, whoever may read them
     status = [1]  # of an exception that nobody expected, which has printed its traceback by then
     atexit.register(_leave, status)  # the first one that is registered is the last one that is called
     try:

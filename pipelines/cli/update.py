@@ -58,9 +58,14 @@ def plan(config_path: Path, as_json: bool, approve_deletions: bool) -> None:
 @click.command()
 @config_option
 @json_option
-@click.option("--full", is_flag=True, help="Build from nothing and check every row (the job nightly_rebuild).")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Read every document, build from nothing and check every row (the job nightly_rebuild).",
+)
+@click.option("--thorough", is_flag=True, help="Read every document, whatever its size and time say.")
 @click.option("--approve-deletions", is_flag=True, help="Allow more deletions than the guard does.")
-def update(config_path: Path, as_json: bool, full: bool, approve_deletions: bool) -> None:
+def update(config_path: Path, as_json: bool, full: bool, thorough: bool, approve_deletions: bool) -> None:
     """Bring the index to the sources' state: run the job incremental_update in this process."""
     from pipelines.cli import summary
     from pipelines.config import load_config
@@ -77,7 +82,12 @@ def update(config_path: Path, as_json: bool, full: bool, approve_deletions: bool
             "nightly_rebuild" if full else "incremental_update",
             config_path,
             home,
-            writer={"approve_deletions": approve_deletions, "max_retries": 1, "retry_delay_seconds": 1.0},
+            writer={
+                "thorough": thorough,
+                "approve_deletions": approve_deletions,
+                "max_retries": 1,
+                "retry_delay_seconds": 1.0,
+            },
             on_progress=bars.update,
         )
     told = summary.of_update(outcome)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipelines.index.protocol import Visible
+from pipelines.lake.portions import Portion
 
 PORTION = 2_000  # values of one `in [...]`: about 80 KB of expression for our hashes
 
@@ -24,6 +25,13 @@ def any_string(field: str, values: Iterable[str]) -> str:
 def any_integer(field: str, values: Iterable[int]) -> str:
     """`field in [...]` for integers, sorted and without duplicates, so that equal sets are equal expressions."""
     return f"{field} in [{', '.join(str(int(value)) for value in sorted(set(values)))}]"
+
+
+def within(field: str, portion: Portion) -> str:
+    """The values of a field that lie in a range; empty for the range that has them all."""
+    bounds = [f"{field} >= {quote(portion.start)}"] if portion.start else []
+    bounds += [] if portion.stop is None else [f"{field} < {quote(portion.stop)}"]
+    return " and ".join(bounds)
 
 
 def shown(visible: Visible) -> str:

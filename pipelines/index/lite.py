@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.index.address import lite_token, token_mark
 from pipelines.index.lite_record import LOG_FORMAT, ServerRecord, data_folder, process_started, server_version
 from pipelines.index.lite_repair import SetAside, collections_folder, expected_rows, look_over, set_aside
 
@@ -91,14 +92,16 @@ def _open_collection(database: Any, name: str) -> str | None:
     return None
 
 
-def _serve(database: Any) -> tuple[Any, int]:
+def _serve(database: Any, token: str) -> tuple[Any, int]:
     import grpc  # type: ignore[import-untyped]  # it ships none
     from pymilvus.grpc_gen import milvus_pb2_grpc
 
+    from pipelines.index.lite_guard import TokenGuard
     from pipelines.index.lite_service import ExactServicer
 
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=_WORKERS),
+        interceptors=[TokenGuard(token)],
         options=[
             ("grpc.max_receive_message_length", _MESSAGE_BYTES),
             ("grpc.max_send_message_length", _MESSAGE_BYTES),
@@ -121,12 +124,14 @@ def _run(folder: Path, report_to: int, lifeline: int | None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         opened = open_database(folder)
-        server, port = _serve(opened.database)
+        token = lite_token(folder)
+        server, port = _serve(opened.database, token)
         record = ServerRecord(
             pid=os.getpid(),
             started=process_started(os.getpid()),
             uri=f"http://{_HOST}:{port}",
             version=server_version(),
+            token_mark=token_mark(token),
             set_aside=[asdict(problem) for problem in opened.problems],
         )
         record.write(folder)
@@ -165,6 +170,7 @@ def _wait_for_end(lifeline: int, stop: threading.Event) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop; exit status 1 when it could not start."""
+    os.umask(0o077)  # texts of all documents, whoever may read them
     parser = argparse.ArgumentParser(prog="python -m pipelines.index.lite")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--report-to", type=int, required=True, help="file descriptor for the one-line report")

@@ -14,7 +14,7 @@ _FILE = "server.json"
 LOG_FILE = "server.log"
 LOCK_FILE = "server.lock"
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_OUR_VERSION = 1  # +1 when what the process does changes: a process left from before is then replaced
+_OUR_VERSION = 2  # +1 when what the process does changes: a process left from before is then replaced
 
 
 def data_folder(folder: Path) -> Path:
@@ -43,6 +43,7 @@ class ServerRecord:
     started: float | None
     uri: str
     version: str
+    token_mark: str = ""  # stands for the token that it asks for; another one in the folder: it is restarted
     set_aside: list[dict[str, str]] = field(default_factory=list)  # collection and reason, found damaged at its start
 
     @classmethod

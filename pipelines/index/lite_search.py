@@ -137,6 +137,18 @@ def _generation(segments: tuple[Any, ...], tombstones: dict[Any, int], before: _
     return _Generation(segments, tombstones, tuple(parts), {})
 
 
+def _positions(generation: _Generation, keys: Sequence[Any]) -> list[tuple[int, int]]:
+    """Segment and row of each of these keys that is there."""
+    found = []
+    for key in keys:
+        for index, part in enumerate(generation.parts):
+            position = part.segment.pk_to_row.get(key)
+            if position is not None and part.live[position]:
+                found.append((index, position))
+                break
+    return found
+
+
 class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no types
     """A Lite collection that answers `MilvusIndex`'s requests from arrays."""
 
@@ -226,7 +238,16 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
         if order_by_pk:
             keys = [part.segment.pks for part in generation.parts]
             found.sort(key=lambda at: keys[at[0]][at[1]])
-        return self._take(generation, found[offset : None if limit is None else offset + limit], output_fields or [])
+        found = found[offset : None if limit is None else offset + limit]
+        return list(self._take(generation, found, output_fields or []).to_pylist())
+
+    def columns(self, keys: Sequence[str], fields: Sequence[str]) -> pa.Table | None:
+        """The rows of some keys as columns, with vectors as they are stored; None where Lite itself must answer."""
+        generation = self._settled()
+        if generation is None or not {*fields} <= {field.name for field in self._schema.fields}:
+            return None
+        self._require_loaded()
+        return self._take(generation, _positions(generation, keys), fields)
 
     def get(
         self,
@@ -241,14 +262,7 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
         if generation is None or partition_names or expr or timezone or not self._are_scalars(output_fields):
             return super().get(pks, partition_names, expr, output_fields, timezone)
         self._require_loaded()
-        found = []
-        for key in pks:
-            for index, part in enumerate(generation.parts):
-                position = part.segment.pk_to_row.get(key)
-                if position is not None and part.live[position]:
-                    found.append((index, position))
-                    break
-        return self._take(generation, found, output_fields or [])
+        return list(self._take(generation, _positions(generation, pks), output_fields or []).to_pylist())
 
     # --- internals ---
 
@@ -285,14 +299,18 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
                 generation.masks[expression] = masks
         return masks
 
-    def _take(self, generation: _Generation, found: list[tuple[int, int]], fields: list[str]) -> list[dict[str, Any]]:
+    def _take(self, generation: _Generation, found: list[tuple[int, int]], fields: Sequence[str]) -> pa.Table:
+        """Some columns of rows by segment and position, in that order; always with the primary key."""
         names = [f.name for f in self._schema.fields if f.name in {*fields, self._pk_name}]
-        rows: dict[tuple[int, int], dict[str, Any]] = {}
+        tables, origins = [], []
         for index, part in enumerate(generation.parts):
-            positions = [position for at, position in found if at == index]
-            table = part.segment.table.select(names).take(pa.array(positions, pa.int64()))
-            rows.update(zip(((index, position) for position in positions), table.to_pylist(), strict=True))
-        return [rows[at] for at in found]
+            of_part = [at for at, (segment, _) in enumerate(found) if segment == index]
+            positions = pa.array([found[at][1] for at in of_part], pa.int64())
+            tables.append(part.segment.table.select(names).take(positions))
+            origins += of_part
+        if not tables:
+            return pa.table({name: pa.array([], pa.string()) for name in names})
+        return pa.concat_tables(tables).take(pa.array(np.argsort(origins), pa.int64()))
 
     def _rank_dense(
         self, generation: _Generation, masks: list[Mask], queries: Scores, field: str, top_k: int

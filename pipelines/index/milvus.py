@@ -5,6 +5,7 @@ Two things differ by server, and only here: which dense index a new collection g
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import logging
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from pipelines.errors import IndexMismatch, IndexUnavailable
-from pipelines.index.filters import any_string, portions, shown
+from pipelines.index import filters
+from pipelines.index.address import Address
+from pipelines.index.filters import PORTION, any_string, portions, shown
 from pipelines.index.protocol import (
     REVISION,
     UNFILTERED,
@@ -31,7 +34,8 @@ from pipelines.index.protocol import (
     Vectors,
 )
 from pipelines.index.rows import HIT_FIELDS, MAX_STRING_BYTES, SCALAR_ROW, STORED_SCALARS
-from pipelines.index.wire import NO_TERM, check_rows, wire_portions
+from pipelines.index.wire import NO_TERM, check_rows, from_wire, wire_portions
+from pipelines.lake.portions import Portion
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -41,6 +45,7 @@ T = TypeVar("T")
 _STATE = "lockstep.state"  # collection property
 _ID_BYTES = 64
 _IDENTITIES = ("chunk_id", "doc_id", "text_hash", "row_hash")
+_EVERYTHING = [*STORED_SCALARS, "dense", "sparse"]
 _QUERIES_A_REQUEST = 256  # bounds the server's score matrix: 256 x 20,000 rows x 4 bytes = 20 MB
 _PAGE_ROWS = 8_192  # a server refuses pages above 16,384
 _NOT_FOUND = (4, 100, 1600)  # collection (old code, new code), alias
@@ -57,8 +62,13 @@ _RETRIES = 3
 class MilvusIndex:
     """`Index` on a Milvus Lite process or a Milvus server. Connects on first use; not to be shared across a fork."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, address: Address) -> None:
+        self.address = address
+
+    @property
+    def uri(self) -> str:
+        """Where it is reached, for messages."""
+        return self.address.uri
 
     @cached_property
     def _client(self) -> MilvusClient:
@@ -71,15 +81,42 @@ class MilvusIndex:
         entity_helper.CHECK_STR_ARRAY = False
         entity_helper.entity_is_sparse_matrix = _are_sparse
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises, and we report what it raises
+        self._require_entry()
         try:
             return MilvusClient(
                 self.uri,
                 timeout=_CONNECT_SECONDS,
+                token=self.address.token or "",
                 dedicated=True,
                 grpc_options={"grpc.service_config": _SERVICE_CONFIG},
             )
         except MilvusException as error:
             raise self._unavailable("connecting", error) from error
+
+    def _require_entry(self) -> None:
+        """Tell at once that the token is wrong: the client would try for ten seconds, and call that a lost connection.
+
+        Raises:
+            IndexUnavailable: the index does not accept the token.
+        """
+        import grpc  # type: ignore[import-untyped]  # it ships none
+        from pymilvus.grpc_gen import milvus_pb2, milvus_pb2_grpc
+
+        if not self.uri.startswith("http://"):
+            return  # with TLS the client's own error has to do
+        token = base64.b64encode((self.address.token or "").encode())
+        with grpc.insecure_channel(self.uri.removeprefix("http://").rstrip("/")) as channel:
+            try:
+                milvus_pb2_grpc.MilvusServiceStub(channel).GetVersion(
+                    milvus_pb2.GetVersionRequest(), timeout=_CONNECT_SECONDS, metadata=(("authorization", token),)
+                )
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    raise IndexUnavailable(
+                        f"connecting: the index at {self.uri} does not accept the token that it was given. Of Milvus "
+                        "Lite: run `lockstep stop` and the command again, as the user who owns LOCKSTEP_HOME; of a "
+                        "server: correct the variable that `milvus.token_env` names"
+                    ) from error
 
     @cached_property
     def _is_lite(self) -> bool:
@@ -205,6 +242,20 @@ class MilvusIndex:
             tables.append(pa.Table.from_pylist(page, schema=SCALAR_ROW))
         return pa.concat_tables(tables).sort_by("chunk_id")
 
+    def stored(self, collection: str, wanted: Portion | Sequence[str]) -> Iterator[pa.Table]:
+        """See `Index.stored`."""
+        if isinstance(wanted, Portion):
+            found = self._all(collection, ["chunk_id"], filters.within("doc_id", wanted))
+        else:
+            found = self._of(collection, "doc_id", wanted, ["chunk_id"])
+        keys = (row["chunk_id"] for row in found)
+        doing = f"reading rows of {collection!r}"
+        while page := list(islice(keys, PORTION)):
+            expression = any_string("chunk_id", page)
+            yield from_wire(
+                self._call(doing, self._client.query, collection, filter=expression, output_fields=_EVERYTHING)
+            )
+
     def fetch(self, collection: str, chunk_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """See `Index.fetch`."""
         found = self._of(collection, "chunk_id", chunk_ids, ["chunk_id", *HIT_FIELDS])
@@ -221,9 +272,16 @@ class MilvusIndex:
             doing = f"reading rows of {collection!r}"
             yield from self._call(doing, self._client.query, collection, filter=expression, output_fields=fields)
 
-    def _all(self, collection: str, fields: list[str]) -> Iterator[dict[str, Any]]:
-        doing = f"reading all rows of {collection!r}"
-        pages = self._call(doing, self._client.query_iterator, collection, batch_size=_PAGE_ROWS, output_fields=fields)
+    def _all(self, collection: str, fields: list[str], expression: str = "") -> Iterator[dict[str, Any]]:
+        doing = f"reading {'all ' if not expression else ''}rows of {collection!r}"
+        pages = self._call(
+            doing,
+            self._client.query_iterator,
+            collection,
+            batch_size=_PAGE_ROWS,
+            filter=expression,
+            output_fields=fields,
+        )
         try:
             while page := self._call(doing, pages.next):
                 yield from page
@@ -325,7 +383,7 @@ class MilvusIndex:
             IndexMismatch: there is no such collection or alias, or it cannot take this.
             IndexUnavailable: anything else.
         """
-        import grpc  # type: ignore[import-untyped]  # it ships none
+        import grpc
         from pymilvus.exceptions import MilvusException
 
         if getattr(function, "__self__", None) is self.__dict__.get("_client") and "timeout" not in kwargs:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from pipelines.lake.portions import Portion
 
 Progress = Callable[[int, int], None]
 State = dict[str, Any]
@@ -111,6 +113,16 @@ class Index(Protocol):
 
     def rows(self, collection: str, doc_ids: Sequence[str] | None = None) -> pa.Table:
         """All scalar fields (schema `SCALAR_ROW`) of the rows of some documents, or of all, sorted by chunk_id."""
+
+    def stored(self, collection: str, wanted: Portion | Sequence[str]) -> Iterator[pa.Table]:
+        """Rows with all that is stored (schema `INDEX_ROW`), some thousands at a time, in no order.
+
+        Vectors are read back from the index, bit for bit as it holds them; terms are ascending.
+
+        Args:
+            collection: whose.
+            wanted: the documents: a range of their ids, or the ids.
+        """
 
     def count(self, collection: str) -> int:
         """Rows stored now."""

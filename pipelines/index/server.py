@@ -24,6 +24,7 @@ import psutil
 
 from pipelines.errors import IndexUnavailable
 from pipelines.home import Home
+from pipelines.index.address import Address, lite_token, token_mark
 from pipelines.index.lite_record import LOCK_FILE, LOG_FILE, ServerRecord, data_folder, server_version, tail
 
 _START_SECONDS = 180.0  # replaying a log of 256 MB on a busy machine
@@ -54,7 +55,7 @@ class ServerStatus:
     set_aside: tuple[tuple[str, str], ...]
 
 
-def ensure_server(home: Home, *, linger: bool = True) -> str:
+def ensure_server(home: Home, *, linger: bool = True) -> Address:
     """The address of the folder's index process, which is started if none runs, or if it runs older code.
 
     Args:
@@ -67,18 +68,25 @@ def ensure_server(home: Home, *, linger: bool = True) -> str:
     """
     folder = home.index
     record = _running(folder)
-    if record is None or record.version != server_version():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+    try:
+        home.claim()
+        folder.mkdir(parents=True, exist_ok=True)
+        token = lite_token(folder)
+        if record is None or not _usable(record, token):
             with _starting(folder):
                 record = _running(folder)
-                if record is not None and record.version != server_version():
+                if record is not None and not _usable(record, token):
                     _stop(folder, record)
                     record = None
-                return record.uri if record else _start(folder, linger=linger)
-        except OSError as error:
-            raise IndexUnavailable(f"starting Milvus Lite in {folder}: {error}; make the folder writable") from error
-    return record.uri
+                return Address(record.uri if record else _start(folder, linger=linger), token)
+    except OSError as error:
+        raise IndexUnavailable(f"starting Milvus Lite in {folder}: {error}; make the folder writable") from error
+    return Address(record.uri, token)
+
+
+def _usable(record: ServerRecord, token: str) -> bool:
+    """Whether that process runs today's code and asks for today's token."""
+    return record.version == server_version() and record.token_mark == token_mark(token)
 
 
 def stop_server(home: Home) -> bool:

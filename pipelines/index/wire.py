@@ -1,4 +1,4 @@
-"""From a table of index rows to what the client sends: checked as a whole first, then in portions of bounded size."""
+"""From a table of index rows to what the client sends, checked as a whole first, and back from what it receives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import IndexMismatch
-from pipelines.index.rows import INDEX_ROW, MAX_STRING_BYTES, STORED_SCALARS
+from pipelines.index.rows import INDEX_ROW, MAX_STRING_BYTES, SCALAR_ROW, STORED_SCALARS
 
 _PORTION_BYTES = 8 * 1024 * 1024  # a server takes 64 MB a message
 _PORTION_ROWS = 2_000
@@ -83,3 +83,30 @@ def _portion(rows: pa.Table) -> list[dict[str, Any]]:
         row["dense"] = vector
         row["sparse"] = {term: weight for term, weight in zip(terms, weights, strict=True) if weight} or {NO_TERM: 1.0}
     return scalars
+
+
+def from_wire(found: Any) -> pa.Table:
+    """The rows of a query for everything that is stored (schema `INDEX_ROW`), floats bit for bit.
+
+    The client makes an object of every number when a row is looked at (12 s of 100,000 rows); what it has received is
+    read instead.
+    """
+    scalars = pa.Table.from_pylist(list(list.__iter__(found)), schema=SCALAR_ROW)
+    received = {field.field_name: field.vectors for field in found._lazy_field_data}  # as no public name has it
+    if not scalars.num_rows:
+        return INDEX_ROW.empty_table()
+    numbers = np.fromiter(received["dense"].float_vector.data, dtype=np.float32)
+    dense = pa.FixedSizeListArray.from_arrays(pa.array(numbers), received["dense"].dim).cast(pa.list_(pa.float32()))
+    contents = list(received["sparse"].sparse_float_vector.contents)
+    pairs = np.frombuffer(b"".join(contents), dtype=[("term", "<u4"), ("weight", "<f4")])
+    starts = np.cumsum([0, *(len(one) // 8 for one in contents)])
+    rows = np.repeat(np.arange(len(contents)), np.diff(starts))
+    pairs, rows = pairs[kept := pairs["term"] != NO_TERM], rows[kept]
+    pairs = pairs[np.lexsort((pairs["term"], rows))]
+    offsets = pa.array(np.searchsorted(rows, np.arange(len(contents) + 1)), pa.int32())
+    table = (
+        scalars.append_column("dense", dense)
+        .append_column("terms", pa.ListArray.from_arrays(offsets, pa.array(pairs["term"].astype(np.int64))))
+        .append_column("weights", pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(pairs["weight"]))))
+    )
+    return table.select(INDEX_ROW.names).cast(INDEX_ROW)

@@ -111,6 +111,8 @@ class BlobStore:
         blobs = scratch = size = 0
         found = fs.find(self._root, detail=True) if fs.exists(self._root) else {}
         old = [(path, info) for path, info in found.items() if now - _modified(info) > _UNTOUCHED_SECONDS]
+        with used() as named:  # what is named costs in proportion to everything: once for all, then for those alone
+            old = [(path, info) for path, info in old if path.rpartition("/")[2] not in named]
         for start in range(0, len(old), _PORTION):
             with used() as named:
                 for path, info in old[start : start + _PORTION]:

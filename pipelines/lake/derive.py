@@ -6,12 +6,14 @@ second run finds nothing missing. What a stage does with a batch is not known he
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.lake.portions import KEYS, PORTION_ROWS, portions
 from pipelines.lake.schemas import TABLES
 from pipelines.lake.tables import Lake
 
@@ -19,6 +21,8 @@ Stage = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 Progress = Callable[[int, int], None]
 
 ERROR_COLUMN = "error"
+
+_PORTION_BYTES = 64 * 1024 * 1024  # held at most before a commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,10 @@ class Derived:
 
 
 def missing(lake: Lake, target: str, wanted: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """The rows of `wanted` whose key the target does not have yet, first of each key, in their order.
+    """The rows of `wanted` whose key the target does not have yet, first of each key.
+
+    A few are looked up, and stay in their order. Many are gone through in the order of the key by which the target lies
+    on the disk, a portion of it at a time, so that memory does not grow with the target.
 
     Args:
         lake: the tables.
@@ -42,8 +49,19 @@ def missing(lake: Lake, target: str, wanted: pa.Table, keys: Sequence[str]) -> p
     if wanted.num_rows == 0:
         return wanted
     unique = _first_of_each(wanted, keys)
-    present = lake.read(target, list(keys))
-    if present.num_rows == 0:
+    key = KEYS[target]
+    if len(unique) <= PORTION_ROWS:
+        return _lacking(unique, lake.lookup(target, unique[key], list(keys)), keys)
+    unique = unique.sort_by(key)
+    parts = []
+    for portion in portions(len(unique)):
+        part = unique.filter(portion.among(unique[key]))
+        parts.append(_lacking(part, lake.lookup(target, portion, list(keys)), keys))
+    return pa.concat_tables(parts)
+
+
+def _lacking(unique: pa.Table, present: pa.Table, keys: Sequence[str]) -> pa.Table:
+    if present.num_rows == 0 or unique.num_rows == 0:
         return unique
     joined = unique.append_column("__row", pa.array(range(unique.num_rows), pa.int64())).join(
         present, keys=list(keys), join_type="left anti"
@@ -59,6 +77,7 @@ def derive(
     *,
     total: int,
     portion_rows: int,
+    portion_seconds: float = 0.0,
     run_id: str,
     progress: Progress | None = None,
 ) -> Derived:
@@ -73,6 +92,7 @@ def derive(
             extra nullable column `error`, whose non-null rows are rejected instead of appended.
         total: input rows in all, for the progress.
         portion_rows: rows a commit; what a kill can cost.
+        portion_seconds: that a commit is worth in any case: what is quickly made is quickly made again.
         run_id: recorded in each commit.
         progress: called with (input rows handed to the stage, total).
     """
@@ -89,15 +109,17 @@ def derive(
 
     waiting: list[pa.RecordBatch] = []
     waiting_rows = rows = commits = 0
+    committed = time.monotonic()
     rejected: list[pa.Table] = []
 
     def commit() -> None:
-        nonlocal waiting, waiting_rows, rows, commits
+        nonlocal waiting, waiting_rows, rows, commits, committed
         if waiting_rows:
             lake.append(target, pa.Table.from_batches(waiting, schema=schema), run_id=run_id)
             rows += waiting_rows
             commits += 1
             waiting, waiting_rows = [], 0
+        committed = time.monotonic()
 
     for batch in stage(counted()):
         good, bad = _split(batch, schema)
@@ -106,7 +128,9 @@ def derive(
         for part in good.to_batches():
             waiting.append(part)
             waiting_rows += part.num_rows
-        if waiting_rows >= portion_rows:
+        if waiting_rows >= portion_rows and (
+            time.monotonic() - committed >= portion_seconds or sum(part.nbytes for part in waiting) >= _PORTION_BYTES
+        ):
             commit()
     commit()
     if rejected:

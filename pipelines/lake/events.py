@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,9 @@ from pipelines.identity import content_hash, fingerprint
 from pipelines.lake import disk
 from pipelines.lake.lock import waiting_lock
 from pipelines.lake.schemas import CHANGE_EVENTS
+
+if TYPE_CHECKING:
+    from pipelines.lake.known_ids import KnownIds
 
 TABLE = "change_events"
 EventType = Literal["upsert", "delete", "changed", "rejected", "observed", "absent", "failed", "recovered"]
@@ -118,6 +121,7 @@ class EventLog:
             return Appended(0, 0, self.last_sequence())
         payloads = [event.stored if event.content is None else content_hash(event.content) for event in events]
         rows = {event.identity(payload): (event, payload) for event, payload in zip(events, payloads, strict=True)}
+        self._home.claim()
         with waiting_lock(self._home.events_lock):
             newest = self.last_sequence()
             last = max(newest, int(time.time() * 1_000_000) - 1)
@@ -151,21 +155,35 @@ class EventLog:
         """The event ids that the log does not have yet."""
         if all(event.type in FOUND and event.type != "rejected" for event, _ in rows.values()):
             return list(rows)  # each is itself: there is nothing to look for
-        known = self._lake.read(TABLE, ["event_id"])["event_id"].combine_chunks()
-        ids = pa.array(list(rows), pa.string())
-        fresh: list[str] = ids.filter(pc.invert(pc.is_in(ids, value_set=known))).to_pylist()
-        return fresh
+        return _known(str(self._home.lake)).without(self._lake, list(rows))
 
     def last_sequence(self) -> int:
         """Of the newest event, 0 for none."""
         return self._lake.greatest(TABLE, "sequence") or 0
 
-    def after(self, source: str, sequence: int, types: Sequence[EventType], *, until: int | None = None) -> pa.Table:
+    def after(
+        self,
+        source: str,
+        sequence: int,
+        types: Sequence[EventType],
+        *,
+        until: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
         """Events of a source of those types that are newer than a sequence, oldest first."""
-        where = (pc.field("sequence") > sequence) & (pc.field("source") == source) & pc.field("type").isin(list(types))
-        if until is not None:
-            where &= pc.field("sequence") <= until
-        return self._lake.read(TABLE, where=where).sort_by("sequence")
+        where = (pc.field("source") == source) & pc.field("type").isin(list(types))
+        found = self._lake.after(TABLE, columns, by="sequence", value=sequence, until=until, where=where)
+        return found.sort_by("sequence")
+
+    def numbered(self, sequences: pa.Array) -> pa.Table:
+        """The events of these sequences, oldest first."""
+        if not len(sequences):
+            return CHANGE_EVENTS.empty_table()
+        bounds = pc.min_max(sequences)
+        where = pc.field("sequence").isin(sequences)
+        first, last = bounds["min"].as_py(), bounds["max"].as_py()
+        found = self._lake.after(TABLE, by="sequence", value=first, until=last, inclusive=True, where=where)
+        return found.sort_by("sequence")
 
     def newer(self, marks: Mapping[str, int], types: Sequence[EventType]) -> pa.Table:
         """Source, uri, readers and sequence of events that are newer than their source's mark, oldest first."""
@@ -173,9 +191,9 @@ class EventLog:
         if not marks:
             return self._lake.read(TABLE, columns, where=pc.scalar(False))
         own = ((pc.field("source") == source) & (pc.field("sequence") > mark) for source, mark in marks.items())
-        where = reduce(or_, own)
-        where &= (pc.field("sequence") > min(marks.values())) & pc.field("type").isin(list(types))
-        return self._lake.read(TABLE, columns, where=where).sort_by("sequence")
+        where = reduce(or_, own) & pc.field("type").isin(list(types))
+        found = self._lake.after(TABLE, columns, by="sequence", value=min(marks.values()), where=where)
+        return found.sort_by("sequence")
 
     def state(self, source: str, *, until: int | None = None, uris: Iterable[str] | None = None) -> pa.Table:
         """What the events of a source say about each document: one row of `change_events` each, deleted ones included.
@@ -202,6 +220,15 @@ class EventLog:
             first[1:] = pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)
         winners = keys["sequence"].filter(pa.array(first)).combine_chunks()
         return self._lake.read(TABLE, where=pc.field("sequence").isin(winners)).sort_by("uri")
+
+
+@cache
+def _known(lake: str) -> KnownIds:
+    """The ids in the log of a lake, for as long as this process lives."""
+    from pipelines.lake.known_ids import KnownIds
+
+    del lake
+    return KnownIds()
 
 
 def as_table(events: Sequence[Event], *, after: int) -> pa.Table:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.lake.portions import KeySet, Portion
 from pipelines.lake.schemas import DOCUMENTS
 from pipelines.lake.tables import Lake
 
@@ -38,11 +40,36 @@ class ManifestChanges:
         return sorted({*self.before["doc_id"].to_pylist(), *self.after["doc_id"].to_pylist(), *self.passing})
 
 
-def active_documents(lake: Lake, version: int | None = None) -> pa.Table:
-    """The documents that should be searchable at a manifest version (None: the newest)."""
+def active_documents(
+    lake: Lake,
+    version: int | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    portion: Portion | None = None,
+    doc_ids: Iterable[str] | None = None,
+) -> pa.Table:
+    """The documents that should be searchable at a manifest version.
+
+    Args:
+        lake: the tables.
+        version: None: the newest.
+        columns: None: all.
+        portion: only those whose ids are in it; files without any are not opened.
+        doc_ids: only these, in the same way.
+    """
+    names = DOCUMENTS.names if columns is None else list(columns)
     if version is not None and version < 0:
-        return DOCUMENTS.empty_table()
-    return lake.read(TABLE, where=pc.field("status") == ACTIVE, version=version)
+        return DOCUMENTS.empty_table().select(names)
+    active = pc.field("status") == ACTIVE
+    wanted = portion if doc_ids is None else KeySet(doc_ids)
+    if wanted is None:
+        return lake.read(TABLE, names, where=active, version=version)
+    return lake.lookup(TABLE, wanted, names, where=active, version=version)
+
+
+def active_count(lake: Lake, version: int | None = None) -> int:
+    """How many documents should be searchable at a manifest version."""
+    return len(active_documents(lake, version, columns=["status"]))
 
 
 def changes_between(lake: Lake, after: int, until: int, *, in_between: bool = False) -> ManifestChanges | None:

@@ -8,6 +8,7 @@ each version several times, and from files each read costs 5 to 20 ms.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,12 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
-from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+from deltalake.exceptions import DeltaProtocolError
+from deltalake.fs import DeltaStorageHandler
+from pyarrow.fs import FileSystem, LocalFileSystem, PyFileSystem, SubTreeFileSystem
+
+from pipelines.lake import pruning
+from pipelines.lake.portions import Wanted
 
 _T = TypeVar("_T")
 
@@ -41,19 +47,25 @@ class _Log:
 class _Opened:
     log: _Log
     table: DeltaTable
+    facts: pa.Table | None = None
     rows: ds.Dataset | None = None
     derived: dict[str, Any] = field(default_factory=dict)
 
 
 class OpenTables:
-    """Tables by their address; those in an object store are opened anew each time. Not for use in several threads."""
+    """Tables by their address; those in an object store are opened anew each time. Threads may share them."""
 
     def __init__(self, storage_options: Mapping[str, str] | None = None) -> None:
+        self._lock = threading.RLock()
         self._options = dict(storage_options or {}) or None
         self._opened: dict[str, _Opened] = {}
 
     def table(self, uri: str) -> DeltaTable:
         """The table at its newest version; raises what `DeltaTable` raises. Its version must not be changed."""
+        with self._lock:
+            return self._table(uri)
+
+    def _table(self, uri: str) -> DeltaTable:
         log = _log(uri)
         known = self._opened.pop(uri, None)
         if log is None:
@@ -66,31 +78,74 @@ class OpenTables:
         self._opened[uri] = known
         return known.table
 
-    def files(self, uri: str, schema: pa.Schema, version: int | None = None) -> ds.FileSystemDataset:
-        """The files at a version (None: the newest), read with that schema; raises what `DeltaTable` raises."""
-        table = self.table(uri)
-        if version is not None and version != table.version():
-            table = DeltaTable(uri, version=version, storage_options=self._options)
-        # Of local files delta-rs would hand out copies: a tenth more memory while a million rows are read.
-        here = None if "://" in uri else SubTreeFileSystem(uri, LocalFileSystem())
-        return table.to_pyarrow_dataset(schema=schema, filesystem=here)
+    def facts(self, uri: str, version: int | None = None) -> pa.Table:
+        """Path, bytes, rows and statistics of every file at a version (None: the newest), from the log alone."""
+        with self._lock:
+            table = self._table(uri)
+            if version is None or version == table.version():
+                known = self._opened.get(uri)
+                if known is None:
+                    return _facts_of(table)
+                if known.facts is None:
+                    known.facts = _facts_of(table)
+                return known.facts
+        return _facts_of(DeltaTable(uri, version=version, storage_options=self._options))
 
-    def rows(self, uri: str, schema: pa.Schema, version: int | None = None) -> ds.Dataset:
-        """The rows of those files; a small table's newest ones are read once and kept."""
-        newest = self.table(uri)
-        known = self._opened.get(uri)
-        if known is None or version not in (None, newest.version()):
-            return self.files(uri, schema, version)
-        if known.rows is None:
-            files = pa.table(newest.get_add_actions()).select(["path", "size_bytes"])
-            small = sum(files["size_bytes"].to_pylist()) <= _HELD_BYTES
-            known.rows = _held(uri, files["path"].to_pylist(), schema) if small else self.files(uri, schema)
-        return known.rows
+    def files(
+        self,
+        uri: str,
+        schema: pa.Schema,
+        version: int | None = None,
+        *,
+        key: str = "",
+        wanted: Wanted | None = None,
+    ) -> ds.FileSystemDataset:
+        """The files at a version, read with that schema, or what they have of some keys.
+
+        Raises what `DeltaTable` raises.
+        """
+        return pruning.dataset(self.facts(uri, version), self._filesystem(uri), schema, key=key, wanted=wanted)
+
+    def some(self, uri: str, schema: pa.Schema, facts: pa.Table) -> ds.Dataset:
+        """Some of a table's files, chosen by what `facts` says of them; all rows of a small table may be held."""
+        with self._lock:
+            known = self._opened.get(uri)
+            if known is not None and known.facts is not None and len(facts) == len(known.facts):
+                return self.rows(uri, schema)
+        return pruning.dataset(facts, self._filesystem(uri), schema)
+
+    def _filesystem(self, uri: str) -> FileSystem:
+        # Of local files delta-rs would hand out copies: a tenth more memory while a million rows are read.
+        if "://" not in uri:
+            return SubTreeFileSystem(uri, LocalFileSystem())
+        return PyFileSystem(DeltaStorageHandler(uri, self._options))
+
+    def rows(
+        self,
+        uri: str,
+        schema: pa.Schema,
+        version: int | None = None,
+        *,
+        key: str = "",
+        wanted: Wanted | None = None,
+    ) -> ds.Dataset:
+        """The rows of those files; a small table's newest ones are read once and kept, whole."""
+        with self._lock:
+            newest = self._table(uri)
+            known = self._opened.get(uri)
+            if known is not None and version in (None, newest.version()):
+                facts = self.facts(uri)
+                if known.rows is None and sum(facts["size_bytes"].to_pylist()) <= _HELD_BYTES:
+                    known.rows = _held(uri, facts["path"].to_pylist(), schema)
+                if known.rows is not None:
+                    return known.rows
+        return self.files(uri, schema, version, key=key, wanted=wanted)
 
     def derived(self, uri: str, name: str, make: Callable[[], _T]) -> _T:
         """What `make` gives, which depends on the newest version alone: made once a version, and kept by that name."""
-        self.table(uri)
-        known = self._opened.get(uri)
+        with self._lock:
+            self._table(uri)
+            known = self._opened.get(uri)
         if known is None:
             return make()
         if name not in known.derived:
@@ -99,10 +154,22 @@ class OpenTables:
         return found
 
 
+def _facts_of(table: DeltaTable) -> pa.Table:
+    """The log's own words on each file; statistics as `min.COLUMN` and `max.COLUMN`."""
+    if table.protocol().min_reader_version > 1:  # deletion vectors, renamed columns: files alone do not tell the rows
+        raise DeltaProtocolError(
+            f"reader version {table.protocol().min_reader_version} is required and 1 expected; write the table anew "
+            "without deletion vectors and column mapping"
+        )
+    facts = pa.table(table.get_add_actions(flatten=True))
+    paths = [unquote(path) for path in facts["path"].to_pylist()]
+    return facts.set_column(facts.schema.get_field_index("path"), "path", pa.array(paths, pa.string()))
+
+
 def _held(uri: str, paths: Sequence[str], schema: pa.Schema) -> ds.Dataset:
     """All rows of a local table's files. Not by way of delta-rs, which takes twice the time over files this small."""
     found = ds.FileSystemDataset.from_paths(
-        [f"{uri}/{unquote(path)}" for path in paths],
+        [f"{uri}/{path}" for path in paths],
         schema=schema,
         format=ds.ParquetFileFormat(),
         filesystem=LocalFileSystem(),

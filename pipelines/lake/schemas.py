@@ -118,7 +118,7 @@ INDEX_SNAPSHOTS = _schema(
     ("upserted", pa.int64(), False),
     ("deleted", pa.int64(), False),
     ("gates", pa.string(), False),  # JSON: gate name to {passed, ...}
-    ("status", pa.string(), False),  # building | candidate | live | retired | rejected
+    ("status", pa.string(), False),  # building | candidate | live | retired | rejected | diverged
     ("run_id", pa.string(), False),
     ("created_at", TIMESTAMP, False),
     ("updated_at", TIMESTAMP, False),

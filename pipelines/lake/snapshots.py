@@ -18,7 +18,10 @@ from pipelines.lake.tables import Lake
 from pipelines.principals import DEFAULT_TENANT
 
 TABLE = "index_snapshots"
-Status = Literal["building", "candidate", "live", "retired", "rejected"]
+RECIPES = "recipes"  # of a snapshot's `model`: what its rows were made by, which no reader needs
+# diverged: rebuilt from nothing, and not what the incremental index held; kept beside it for an operator to decide.
+Status = Literal["building", "candidate", "live", "retired", "rejected", "diverged"]
+AGREEMENT = "agrees_with_incremental"  # the gate that a diverged snapshot, and none but that, did not pass
 Kind = Literal["incremental", "full", "rollback"]
 
 
@@ -47,6 +50,11 @@ class Snapshot:
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     updated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     promoted_at: datetime | None = None  # when readers first saw it; kept when it goes and comes back
+
+    @property
+    def recipes(self) -> dict[str, str]:
+        """Media type to the fingerprint of the chunks that the rows were made from."""
+        return dict(self.model[RECIPES])
 
 
 def history(lake: Lake, index_name: str) -> list[Snapshot]:
@@ -79,6 +87,12 @@ def find(snapshots: list[Snapshot], snapshot_id: str) -> Snapshot:
 def live(snapshots: list[Snapshot]) -> Snapshot | None:
     """The snapshot that is recorded as live, if any."""
     return next((s for s in reversed(snapshots) if s.status == "live"), None)
+
+
+def disputed(snapshots: list[Snapshot]) -> set[str]:
+    """Ids of snapshots that were live when a rebuild from nothing came to something else."""
+    compared = (snapshot.gates.get(AGREEMENT, {}) for snapshot in snapshots)
+    return {result["live_snapshot"] for result in compared if not result.get("passed", True)}
 
 
 def gone_live(snapshot: Snapshot, *, run_id: str) -> Snapshot:
@@ -114,12 +128,13 @@ class TermStatistics:
 
     def plus(self, term_lists: pa.ChunkedArray, *, sign: int = 1) -> TermStatistics:
         """With rows added (or, by `sign=-1`, taken away); each row is its list of distinct terms."""
-        flat = np.asarray(pc.list_flatten(term_lists).to_numpy(zero_copy_only=False), dtype=np.int64)
-        terms = np.concatenate([self.terms, flat])
-        weights = np.concatenate([self.frequencies.astype(np.int64), np.full(flat.shape, sign, np.int64)])
-        unique, position = np.unique(terms, return_inverse=True)
+        # Counting by hash, then merging what is counted: sorting every term of every row took ten times as long.
+        found = pc.value_counts(pc.list_flatten(term_lists))
+        came = (found.field("values").to_numpy(), sign * found.field("counts").to_numpy())
+        unique, position = np.unique(np.concatenate([self.terms, came[0]]), return_inverse=True)
+        changes = np.concatenate([self.frequencies.astype(np.int64), came[1]])
         counts = np.zeros(unique.shape, np.int64)
-        np.add.at(counts, position, weights)
+        np.add.at(counts, position, changes)
         kept = counts > 0
         return TermStatistics(self.rows + sign * len(term_lists), unique[kept], counts[kept].astype(np.int32))
 

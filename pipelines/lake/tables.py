@@ -1,30 +1,26 @@
-"""The versioned Delta tables: reading, appending, merging and the change feed, all checked against `schemas`.
+"""The versioned Delta tables: appending, merging and writing them anew, all checked against `schemas`.
 
-What a row means is not known here; see `manifest`, `derive` and `snapshots` for that.
+Reading is in `reading`. What a row means is not known here; see `manifest`, `derive` and `snapshots` for that.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, write_deltalake
+from deltalake.exceptions import DeltaError
 
 from pipelines.errors import LakeError
-from pipelines.lake import files
-from pipelines.lake.open_tables import OpenTables
+from pipelines.lake import layout
+from pipelines.lake.portions import KEYS, PORTION_ROWS, portions
+from pipelines.lake.reading import MERGED, LakeReader
 from pipelines.lake.schemas import TABLES
-
-_T = TypeVar("_T")
 
 Keep = Callable[[pa.RecordBatch], pa.Array]
 """Which rows of a batch stay, as booleans."""
@@ -32,7 +28,11 @@ Keep = Callable[[pa.RecordBatch], pa.Array]
 _CHANGE_FEED = "delta.enableChangeDataFeed"
 _SPECIAL: dict[str, dict[str, str]] = {
     # Its versions are what snapshots are made from: how long its log reaches back is ours to decide (maintenance).
-    "documents": {_CHANGE_FEED: "true", "delta.enableExpiredLogCleanup": "false"},
+    "documents": {
+        _CHANGE_FEED: "true",
+        "delta.enableExpiredLogCleanup": "false",
+        "delta.dataSkippingStatsColumns": "doc_id,source,status,deleted_at",
+    },
     # Without this the log repeats the beginnings of texts, long after their document was deleted.
     "elements": {"delta.dataSkippingStatsColumns": "content_hash,parser_fp"},
     "chunks": {"delta.dataSkippingStatsColumns": "content_hash,recipe_fp,ordinal,text_hash"},
@@ -43,130 +43,28 @@ _CONFIGURATION: dict[str, dict[str, str]] = {
     for name in TABLES
 }
 
-# A merge writes files whose strings read back as views, which filters of a scan do not take: these small tables are
-# filtered in memory.
-_MERGED = frozenset({"documents", "dead_letters"})
 # Each append leaves a file, and a read opens every one: 2.4 s of processor time an update after 60 of them, 1.4 s when
 # these are gathered. Files above the size are left alone, so that what is written again stays small.
 _GATHERED_EVERY = 16  # commits
 _SMALL_FILE_BYTES = 2 * 1024 * 1024
-_MERGED_ROWS = 32_768  # of such a table held unfiltered
+# Of a table in ranges of its keys only the small appends of updates: a gathered file has the keys of all its parts.
+_SMALL_RANGE_BYTES = 256 * 1024
+# A merge leaves a file for each of the engine's threads in every part that it touches.
+_PARTS_FILES = 8
+# Rows that may lie in no order before a table is written in that of its keys.
+_UNORDERED_ROWS = 16_384
+_ORDERED = "lockstep.orderedRows"  # a table's property: how many rows it had then
+_ORDERED_BYTES = 64 * 1024 * 1024  # of files, read at a time for that
+# Rows of few keys are read a row group at a time.
+_GROUP_ROWS: dict[str, int] = {"documents": 2_048, "elements": 128, "chunks": 1_024, "embeddings": 1_024}
 
 
-class Lake:
-    """The tables under one folder or object-store prefix.
+class Lake(LakeReader):
+    """The tables under one folder or object-store prefix, to read and to write.
 
-    A table that was never written reads as empty and has version -1. Each call looks whether the table's log has
-    changed, so that a reader sees what another process committed.
+    Everything that a table needs on the disk is decided here: in which order and parts its rows lie, and when small
+    files become larger ones.
     """
-
-    def __init__(self, root: Path | str, *, storage_options: Mapping[str, str] | None = None) -> None:
-        self._root = str(root).rstrip("/")
-        self._options = dict(storage_options or {})
-        self._tables = OpenTables(self._options)
-
-    def uri(self, name: str) -> str:
-        """Address of a table's folder."""
-        return f"{self._root}/{name}"
-
-    def version(self, name: str) -> int:
-        """The newest version of a table, -1 if it was never written.
-
-        Raises:
-            LakeError: the table's log is damaged.
-        """
-        table = self._open(name)
-        return -1 if table is None else table.version()
-
-    def versions(self) -> dict[str, int]:
-        """The newest version of every table."""
-        return {name: self.version(name) for name in TABLES}
-
-    def count(self, name: str) -> int:
-        """Rows of a table, from its log alone."""
-        table = self._open(name)
-        return 0 if table is None else int(table.count())
-
-    def derived(self, name: str, what: str, make: Callable[[], _T]) -> _T:
-        """What `make` derives from the newest version of a table, made once a version; not to be changed."""
-        table = self._open(name)
-        return make() if table is None else self._tables.derived(self.uri(name), what, make)
-
-    def greatest(self, name: str, column: str) -> int | None:
-        """The largest value of a column of numbers, from the log alone; None when there are no rows."""
-        table = self._open(name)
-        if table is None or table.count() == 0:
-            return None
-        largest = pa.table(table.get_add_actions(flatten=True))
-        if f"max.{column}" not in largest.schema.names or largest[f"max.{column}"].null_count:
-            largest = self.read(name, [column]).rename_columns([f"max.{column}"])  # files without statistics
-        found: int | None = pc.max(largest[f"max.{column}"]).as_py()
-        return found
-
-    def size_bytes(self, name: str) -> int:
-        """Bytes of a table's current files."""
-        return sum(self.file_sizes(name))
-
-    def read(
-        self,
-        name: str,
-        columns: Sequence[str] | None = None,
-        *,
-        where: ds.Expression | None = None,
-        version: int | None = None,
-    ) -> pa.Table:
-        """Rows of a table as Arrow; empty, with the table's schema, if it was never written.
-
-        Raises:
-            LakeError: the table is damaged, has another schema, or that version is gone.
-        """
-        names = list(TABLES[name].names if columns is None else columns)
-        with self._reading(name):
-            if where is None or name not in _MERGED:
-                return self._in_words(name, lambda: self._dataset(name, version).to_table(columns=names, filter=where))
-            return self._in_words(name, lambda: self._filtered(name, names, where, version))
-
-    def _filtered(self, name: str, names: Sequence[str], where: ds.Expression, version: int | None) -> pa.Table:
-        """Rows of a merged table, a batch at a time: only what is asked for is held, not the whole table."""
-        schema = pa.schema([TABLES[name].field(column) for column in names])
-        dataset = self._dataset(name, version)
-        parts: list[pa.RecordBatch] = []
-        total = 0
-        columns = list(names) if _decides(where, schema) else None
-        for batch in dataset.to_batches(columns, batch_size=_MERGED_ROWS, batch_readahead=2, fragment_readahead=1):
-            parts += pa.Table.from_batches([batch]).filter(where).select(names).to_batches()
-            total += len(batch)
-        if total > _MERGED_ROWS:
-            pa.default_memory_pool().release_unused()  # the pool would keep what unpacking took: 100 MB of a million
-        return pa.Table.from_batches(parts, schema=parts[0].schema if parts else schema)
-
-    def scan(
-        self,
-        name: str,
-        columns: Sequence[str] | None = None,
-        *,
-        where: ds.Expression | None = None,
-        batch_rows: int = 4096,
-    ) -> Iterator[pa.RecordBatch]:
-        """Like `read`, a batch at a time, so that memory does not grow with the table. For tables without merges."""
-        names = list(TABLES[name].names if columns is None else columns)
-        with self._reading(name):
-            dataset = self._in_words(name, lambda: self._dataset(name, None))
-            batches = dataset.to_batches(columns=names, filter=where, batch_size=batch_rows, batch_readahead=2)
-            while True:
-                batch = self._in_words(name, lambda: next(batches, None))
-                if batch is None:
-                    return
-                if batch.num_rows:
-                    yield batch
-
-    def files(self, name: str, version: int) -> ds.FileSystemDataset:
-        """The files that make up a version of a table that was written.
-
-        Raises:
-            LakeError: the table is damaged, or that version is gone.
-        """
-        return self._in_words(name, lambda: self._tables.files(self.uri(name), TABLES[name], version))
 
     def append(self, name: str, rows: pa.Table, *, run_id: str) -> int:
         """Append rows in one commit and return the table's new version; no rows, no commit.
@@ -176,11 +74,11 @@ class Lake:
         """
         if rows.num_rows == 0:
             return self.version(name)
-        rows = self._checked(name, rows)
+        rows = self._ordered(name, self._checked(name, rows))
         table = self._writable(name, run_id) or self._create(name)
-        self._in_words(name, lambda: write_deltalake(table, rows, mode="append", commit_properties=_commit(run_id)))
+        self._write(name, table, rows, mode="append", run_id=run_id)
         version = self.version(name)
-        if name in _MERGED or version % _GATHERED_EVERY:
+        if name in MERGED or version % _GATHERED_EVERY:
             return version
         return self._gather(name, run_id)
 
@@ -196,12 +94,17 @@ class Lake:
         if table is None:
             return self.append(name, rows, run_id=run_id)
         rows = self._checked(name, rows)
+        same = f"target.{key} = source.{key}"
+        if name in layout.LAID_OUT:
+            table = self._divide(name, table, self.count(name) + len(rows), run_id)
+            rows = self._ordered(name, rows)
+            same = f"{layout.within(rows, alias='target')} AND {same}"
 
         def run() -> None:
             (
                 table.merge(
                     rows,
-                    f"target.{key} = source.{key}",
+                    same,
                     source_alias="source",
                     target_alias="target",
                     commit_properties=_commit(run_id),
@@ -212,7 +115,7 @@ class Lake:
             )
 
         self._in_words(name, run)
-        return self.version(name)
+        return self._gather_parts(name, rows, run_id) if name in layout.LAID_OUT else self.version(name)
 
     def replace(self, name: str, rows: pa.Table, *, key: str, run_id: str) -> int:
         """What `merge` does, by writing the whole table in one commit: a quarter of the time while it is small.
@@ -229,13 +132,14 @@ class Lake:
         table = self._writable(name, run_id) or self._create(name)
         others = self.read(name, where=pc.invert(pc.field(key).isin(rows[key].combine_chunks())))
         whole = pa.concat_tables([others, rows])
-        self._in_words(name, lambda: write_deltalake(table, whole, mode="overwrite", commit_properties=_commit(run_id)))
+        self._write(name, table, whole, mode="overwrite", run_id=run_id)
         return self.version(name)
 
     def rewrite(self, name: str, *, keep: Keep | None = None, run_id: str) -> int:
         """Write a table anew with the rows that are to be kept, in one commit and few large files.
 
-        Not for a table whose change feed is read: to that, every row would have gone and come again.
+        A table that is looked up by key is written in the order of its keys, a portion of them at a time. Not for a
+        table whose change feed is read: to that, every row would have gone and come again.
 
         Returns:
             How many rows went.
@@ -246,8 +150,8 @@ class Lake:
         table = self._writable(name, run_id)
         if table is None or _CHANGE_FEED in _CONFIGURATION[name]:
             return 0
-        schema, before, after = TABLES[name], self.count(name), 0
-        batches = self.scan(name)
+        before, after = self.count(name), 0
+        batches = self._in_order(name) if name in KEYS else self.scan(name)
 
         def kept() -> Iterator[pa.RecordBatch]:
             nonlocal after
@@ -257,13 +161,45 @@ class Lake:
                 after += rows.num_rows
                 yield rows
 
-        def write() -> None:
-            rows = pa.RecordBatchReader.from_batches(schema, kept())
-            write_deltalake(table, rows, mode="overwrite", commit_properties=_commit(run_id))
-
         with ThreadPoolExecutor(1) as readers:
-            self._in_words(name, write)
+            rows = pa.RecordBatchReader.from_batches(TABLES[name], kept())
+            self._write(name, table, rows, mode="overwrite", run_id=run_id)
+        if name in KEYS:
+            self._tell_ordered(name, after, run_id)
         return before - after
+
+    def order(self, name: str, *, run_id: str) -> bool:
+        """Write a table in the order of its keys, if most of its rows were appended since that was done last.
+
+        Returns:
+            Whether it was written.
+        """
+        table, rows = self._open(name), self.count(name)
+        if table is None or name not in KEYS or name in layout.LAID_OUT:
+            return False
+        ordered = int(table.metadata().configuration.get(_ORDERED, "0"))
+        if rows <= 2 * ordered + _UNORDERED_ROWS:
+            return False
+        self.rewrite(name, run_id=run_id)
+        return True
+
+    def _tell_ordered(self, name: str, rows: int, run_id: str) -> None:
+        table = self._open(name)
+        if table is not None and rows > _UNORDERED_ROWS:
+            told = {_ORDERED: str(rows)}
+            self._in_words(
+                name,
+                lambda: table.alter.set_table_properties(
+                    told, raise_if_not_exists=False, commit_properties=_commit(run_id)
+                ),
+            )
+
+    def _in_order(self, name: str) -> Iterator[pa.RecordBatch]:
+        """Every row in the order of its key; a portion of the keys is held at a time."""
+        rows, size = max(1, self.count(name)), self.size_bytes(name)
+        each = max(1_024, min(PORTION_ROWS, rows * _ORDERED_BYTES // max(1, size)))
+        for portion in portions(rows, rows_each=each):
+            yield from self._ordered(name, self.lookup(name, portion)).to_batches(max_chunksize=PORTION_ROWS)
 
     def compact(self, name: str, *, run_id: str) -> None:
         """Merge small files of a table into larger ones, in one commit that changes no row and no change feed."""
@@ -271,77 +207,85 @@ class Lake:
         if table is not None:
             self._in_words(name, lambda: table.optimize.compact(commit_properties=_commit(run_id)))
 
-    def file_sizes(self, name: str) -> list[int]:
-        """Bytes of each of a table's current files."""
-        table = self._open(name)
-        if table is None:
-            return []
-        sizes: list[int] = pa.table(table.get_add_actions(flatten=True))["size_bytes"].to_pylist()
-        return sizes
-
-    def changes(self, name: str, after: int, until: int) -> pa.Table | None:
-        """The change feed of versions `after` + 1 to `until`, both images, with `_change_type` and `_commit_version`.
-
-        Returns:
-            None when the feed no longer reaches back that far (vacuumed): the caller must compare in full.
-        """
-        if after >= until:
-            empty = TABLES[name].append(pa.field("_change_type", pa.string()))
-            return empty.append(pa.field("_commit_version", pa.int64())).empty_table()
-        table = self._open(name)
-        if table is None:
-            raise LakeError(f"reading changes of table {name!r}: the table does not exist under {self._root}")
-        try:
-            with self._reading(name):
-                feed = pa.table(table.load_cdf(starting_version=after + 1, ending_version=until).read_all())
-        except Exception as error:  # a vacuumed file of the feed reaches Python as a bare Exception
-            if "failed to fetch metadata for file" in str(error).lower():
-                return None
-            raise LakeError(_damaged(name, self._root, error)) from error
-        for field in TABLES[name]:
-            if field.nullable and field.name not in feed.schema.names:
-                feed = feed.append_column(field, pa.nulls(len(feed), field.type))
-        columns = [*TABLES[name].names, "_change_type", "_commit_version"]
-        types = [*TABLES[name].types, pa.string(), pa.int64()]
-        return feed.select(columns).cast(pa.schema(list(zip(columns, types, strict=True))))
-
-    def history(self, name: str, limit: int | None = None) -> list[dict[str, object]]:
-        """The commits of a table, newest first."""
-        table = self._open(name)
-        return [] if table is None else table.history(limit)
-
-    def committed_at(self, name: str, version: int) -> datetime | None:
-        """When a version was committed; None when it is not there, or its log was cleaned up."""
-        limit = self.version(name) - version + 1
-        commits = self.history(name, limit) if version >= 0 and limit > 0 else []
-        found = next((commit.get("timestamp") for commit in commits if commit.get("version") == version), None)
-        return datetime.fromtimestamp(found / 1000, UTC) if isinstance(found, int) else None
-
     # --- internals ---
 
     def _gather(self, name: str, run_id: str) -> int:
-        """Make one file of the small ones that appends left; rows and their order by key stay."""
+        """Make one file of the small ones that appends left; rows stay."""
         table = self._open(name)
+        small = _SMALL_RANGE_BYTES if name in KEYS else _SMALL_FILE_BYTES
         if table is not None:
             # The rows are there already: what another writer prevents now is done some appends later.
             with contextlib.suppress(DeltaError):
-                table.optimize.compact(target_size=_SMALL_FILE_BYTES, commit_properties=_commit(run_id))
+                table.optimize.compact(
+                    target_size=small, writer_properties=_written(name), commit_properties=_commit(run_id)
+                )
         return self.version(name)
 
-    def _open(self, name: str) -> DeltaTable | None:
-        if name not in TABLES:
-            raise LakeError(f"no table is called {name!r}; there are: {', '.join(TABLES)}")
-        try:
-            return self._tables.table(self.uri(name))
-        except TableNotFoundError:
-            if self._has_leftovers(name):
-                raise LakeError(
-                    f"table {name!r} under {self._root} has data files but no readable Delta log; restore its "
-                    "_delta_log from a backup, or move the folder away: `lockstep update --full` makes it again"
-                ) from None
+    def _gather_parts(self, name: str, rows: pa.Table, run_id: str) -> int:
+        """Make one file of the many that merges left in a part; only in the parts that were touched now."""
+        table = self._open(name)
+        assert table is not None
+        parts: list[str] = self._tables.facts(self.uri(name))[f"partition.{layout.COLUMN}"].to_pylist()
+        counts = Counter(parts)
+        crowded = sorted(part for part in set(rows[layout.COLUMN].to_pylist()) if counts[part] > _PARTS_FILES)
+        if crowded:
+            with contextlib.suppress(DeltaError):
+                table.optimize.compact(
+                    partition_filters=[(layout.COLUMN, "in", crowded)],
+                    writer_properties=_written(name),
+                    commit_properties=_commit(run_id),
+                )
+        return self.version(name)
+
+    def _divide(self, name: str, table: DeltaTable, rows: int, run_id: str) -> DeltaTable:
+        """The table in files that are small enough for so many rows; it is written anew where they are not."""
+        if table.metadata().partition_columns != [layout.COLUMN]:
+            raise LakeError(
+                f"table {name!r} under {self._root} is laid out as an earlier version of Lockstep did it, and one "
+                f"partition column {layout.COLUMN!r} is expected; build into a new LOCKSTEP_HOME with `lockstep update`"
+            )
+        if (self._digits(name) or 0) >= layout.digits_for(rows):
+            return table
+        digits, key = layout.digits_for(rows), layout.LAID_OUT[name]
+        everything = layout.with_part(self.read(name), key, digits)
+        self._write(name, table, everything, mode="overwrite", run_id=run_id)
+        opened = self._open(name)
+        assert opened is not None
+        return opened
+
+    def _digits(self, name: str) -> int | None:
+        """By how many digits of their keys the table's files are divided; None while it has none."""
+        if self._open(name) is None:
             return None
-        except (DeltaError, OSError, ValueError) as error:
-            raise LakeError(_damaged(name, self._root, error)) from error
+        facts = self._tables.facts(self.uri(name))
+        column = f"partition.{layout.COLUMN}"
+        return layout.digits_of(facts[column].to_pylist()) if column in facts.schema.names else None
+
+    def _ordered(self, name: str, rows: pa.Table) -> pa.Table:
+        """The rows as they are written: in the order of their keys, in parts where the table has them."""
+        if name in layout.LAID_OUT:
+            digits = self._digits(name)
+            if digits is None:
+                digits = layout.digits_for(len(rows))
+            return layout.with_part(rows, layout.LAID_OUT[name], digits)
+        if name not in KEYS:
+            return rows
+        order = [column for column in (KEYS[name], "recipe_fp", "ordinal") if column in rows.schema.names]
+        return rows.take(pc.sort_indices(rows.select(order), sort_keys=[(column, "ascending") for column in order]))
+
+    def _write(
+        self,
+        name: str,
+        table: DeltaTable,
+        rows: pa.Table | pa.RecordBatchReader,
+        *,
+        mode: Literal["append", "overwrite"],
+        run_id: str,
+    ) -> None:
+        options: dict[str, Any] = {"mode": mode, "writer_properties": _written(name)}
+        if name in layout.LAID_OUT:
+            options["partition_by"] = [layout.COLUMN]
+        self._in_words(name, lambda: write_deltalake(table, rows, commit_properties=_commit(run_id), **options))
 
     def _create(self, name: str) -> DeltaTable:
         """An empty table, committed before its first rows: data without a log is then damage, and no killed write."""
@@ -349,7 +293,8 @@ class Lake:
             name,
             lambda: DeltaTable.create(
                 self.uri(name),
-                TABLES[name],
+                _on_disk(name),
+                partition_by=[layout.COLUMN] if name in layout.LAID_OUT else None,
                 configuration=dict(_CONFIGURATION[name]),
                 storage_options=self._options or None,
             ),
@@ -370,37 +315,6 @@ class Lake:
             self._in_words(name, lambda: table.alter.set_table_properties(unset, commit_properties=_commit(run_id)))
         return self._open(name)
 
-    def _reading(self, name: str) -> AbstractContextManager[None]:
-        return nullcontext() if "://" in self._root else files.reading(Path(self.uri(name)))
-
-    def _lacking(self, name: str, table: DeltaTable) -> list[str]:
-        """Columns that the table was written without; they read as null.
-
-        Raises:
-            LakeError: one of them cannot be null.
-        """
-        stored = {field.name for field in table.schema().fields}
-        lacking = [field for field in TABLES[name] if field.name not in stored]
-        if not all(field.nullable for field in lacking):
-            raise LakeError(
-                f"table {name!r} under {self._root} lacks the columns {sorted(f.name for f in lacking)}: it was "
-                "written by another version of Lockstep; use a new LOCKSTEP_HOME, or move the table away so that it is "
-                "derived anew"
-            )
-        return [field.name for field in lacking]
-
-    def _has_leftovers(self, name: str) -> bool:
-        folder = Path(self.uri(name))
-        return folder.is_dir() and any(folder.glob("**/*.parquet"))
-
-    def _dataset(self, name: str, version: int | None) -> ds.Dataset:
-        table = self._open(name)
-        if table is None:
-            return ds.dataset(TABLES[name].empty_table())
-        self._lacking(name, table)
-        # Our own schema: a merge writes files whose strings would else read back as views, which have few kernels.
-        return self._tables.rows(self.uri(name), TABLES[name], version)
-
     def _checked(self, name: str, rows: pa.Table) -> pa.Table:
         schema = TABLES[name]
         if set(rows.schema.names) != set(schema.names):
@@ -411,35 +325,15 @@ class Lake:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
             raise LakeError(f"writing table {name!r}: the rows do not fit its schema: {error}") from error
 
-    def _in_words(self, name: str, action: Callable[[], _T]) -> _T:
-        try:
-            return action()
-        except LakeError:
-            raise
-        except (DeltaError, OSError, pa.ArrowException) as error:
-            raise LakeError(_damaged(name, self._root, error)) from error
+
+def _on_disk(name: str) -> pa.Schema:
+    schema = TABLES[name]
+    return schema.append(pa.field(layout.COLUMN, pa.string())) if name in layout.LAID_OUT else schema
 
 
-def _decides(where: ds.Expression, schema: pa.Schema) -> bool:
-    """Whether these columns are enough to say which rows are meant."""
-    try:
-        schema.empty_table().filter(where)
-    except pa.ArrowInvalid:
-        return False
-    return True
+def _written(name: str) -> WriterProperties:
+    return WriterProperties(max_row_group_size=_GROUP_ROWS.get(name))
 
 
 def _commit(run_id: str) -> CommitProperties:
     return CommitProperties(custom_metadata={"lockstep.run_id": run_id})
-
-
-def _damaged(name: str, root: str, error: BaseException) -> str:
-    text = " ".join(str(error).split()).split(" 0: <unknown>")[0]  # without the engine's stack
-    if "no space left" in text.lower():
-        advice = "free space on that disk and run the update again: it continues where it stopped"
-    else:
-        advice = (
-            "restore that folder from a backup, or move it away: `lockstep update --full` then makes the table again "
-            "from the sources and the other tables (of audit_log, the history so far is lost)"
-        )
-    return f"table {name!r} under {root} cannot be used: {text}; {advice}"

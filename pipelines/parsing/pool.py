@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ _POLL_SECONDS = 0.05  # how often memory is looked at
 _START_SECONDS = 120.0  # a worker that has not begun by then is stuck; a loaded machine needs seconds
 _GRACE_SECONDS = 5.0  # the worker's own alarm comes first
 _MAX_REFUSED = 5  # times in a row that a worker may die before it begins, until its document is blamed
+_AHEAD = 8  # small documents that a worker has at hand: it does not wait for the next while we store the last
+_AHEAD_BYTES = 32 << 10  # together, well below what a pipe takes: writing must not wait for a worker that is busy
 _RETIRE_RESIDENT = 768 << 20  # a worker that has grown this large between documents is replaced
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
 _FIXED = {
@@ -57,10 +60,20 @@ class _Worker:
     process: subprocess.Popen[bytes]
     incoming: frames.Incoming = field(default_factory=frames.Incoming)
     ready: bool = False
-    request: Request | None = None
-    submitted: float = 0.0
+    requests: deque[Request] = field(default_factory=deque)  # the first is being read, the others are in its pipe
+    submitted: float = 0.0  # the first one, or when it became the first
     started: float | None = None  # when the parse itself began, after imports
     base: int = 0  # resident bytes before the parse
+
+    @property
+    def request(self) -> Request | None:
+        """The one that is being read."""
+        return self.requests[0] if self.requests else None
+
+    def takes(self, request: Request) -> bool:
+        """Whether it may have that one now: it is idle, or that is small and so is what it has."""
+        waiting = sum(len(one.content) for one in self.requests) + len(request.content)
+        return not self.requests or (self.ready and len(self.requests) < _AHEAD and waiting <= _AHEAD_BYTES)
 
 
 class Pool:
@@ -71,7 +84,7 @@ class Pool:
         self._limits = config.model_dump()
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
-        self._again: list[Request] = []  # their worker died before it began to parse them
+        self._again: list[Request] = []  # the next ones: no worker was free, or theirs ended before it began them
         self._refused = 0  # workers in a row that died so
 
     def __enter__(self) -> Pool:
@@ -84,6 +97,7 @@ class Pool:
         """End all workers at once."""
         for worker in list(self._workers):
             self._drop(worker)
+        self._again = []
         self._selector.close()
 
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[Request, dict[str, Any]]]:
@@ -95,25 +109,24 @@ class Pool:
             LockstepError: workers cannot be started at all.
         """
         waiting = iter(requests)
-        more = True
         while True:
-            while (more or self._again) and self._has_room():
-                request = self._again.pop() if self._again else next(waiting, None)
-                if request is None:
-                    more = False
-                else:
-                    self._submit(self._free(), request)
-            busy = [worker for worker in self._workers if worker.request is not None]
-            if not busy:
+            while (request := self._again.pop() if self._again else next(waiting, None)) is not None:
+                worker = self._free(request)
+                if worker is None:
+                    self._again.append(request)
+                    break
+                self._submit(worker, request)
+            if not any(worker.requests for worker in self._workers):
                 return
             yield from self._collect()
             yield from self._watch()
 
-    def _has_room(self) -> bool:
-        return len(self._workers) < self._config.workers or any(worker.request is None for worker in self._workers)
-
-    def _free(self) -> _Worker:
-        return next((worker for worker in self._workers if worker.request is None), None) or self._start()
+    def _free(self, request: Request) -> _Worker | None:
+        """The worker that has least to do, if it may have that one too; a new one while there may be more."""
+        least = min(self._workers, key=lambda worker: len(worker.requests), default=None)
+        if (least is None or least.requests) and len(self._workers) < self._config.workers:
+            return self._start()
+        return least if least is not None and least.takes(request) else None
 
     def _start(self) -> _Worker:
         root = str(Path(__file__).resolve().parents[2])
@@ -135,7 +148,9 @@ class Pool:
 
     def _submit(self, worker: _Worker, request: Request) -> None:
         assert worker.process.stdin is not None
-        worker.request, worker.submitted, worker.started = request, time.monotonic(), None
+        if not worker.requests:
+            worker.submitted, worker.started = time.monotonic(), None
+        worker.requests.append(request)
         header = {"media_type": request.media_type, "config": self._limits}
         with contextlib.suppress(BrokenPipeError):  # its end is seen when its answer is read
             frames.write_all(worker.process.stdin.fileno(), frames.pack(header, request.content))
@@ -157,7 +172,8 @@ class Pool:
                 worker.started, worker.base = time.monotonic(), int(message["resident"])
                 self._refused = 0
             return
-        request, worker.request = worker.request, None
+        request = worker.requests.popleft() if worker.requests else None
+        worker.submitted, worker.started = time.monotonic(), None
         if message.get("retire") or int(message.get("resident", 0)) > _RETIRE_RESIDENT:
             self._drop(worker)
         if request is not None:
@@ -168,6 +184,8 @@ class Pool:
         code = worker.process.wait()
         request, never_ready = worker.request, not worker.ready
         seconds = time.monotonic() - (worker.started or worker.submitted)
+        if request is not None:
+            worker.requests.popleft()
         self._drop(worker)
         if never_ready and code != -signal.SIGKILL:
             raise LockstepError(
@@ -198,14 +216,17 @@ class Pool:
             if worker.started is None:
                 if now - worker.submitted < _START_SECONDS:
                     continue
+                worker.requests.popleft()
                 self._drop(worker)
                 yield request, self._failed(TimeLimit, f"its worker did not begin within {_START_SECONDS:.0f} s", 0.0)
                 continue
             seconds = now - worker.started
             if seconds > self._config.timeout_seconds + _GRACE_SECONDS:
+                worker.requests.popleft()
                 self._drop(worker)
                 yield request, self._failed(TimeLimit, self._time_message(), seconds)
             elif _resident(worker.process.pid) - worker.base > self._config.memory_bytes:
+                worker.requests.popleft()
                 self._drop(worker)
                 yield request, self._failed(MemoryLimit, memory_message(self._config), seconds)
 
@@ -220,6 +241,9 @@ class Pool:
         return {"status": "failed", "error_class": reason.__name__, "error": message, "seconds": seconds}
 
     def _drop(self, worker: _Worker) -> None:
+        """End a worker; what it had not begun goes to another."""
+        self._again += reversed(worker.requests)
+        worker.requests.clear()
         process = worker.process
         assert process.stdin is not None
         assert process.stdout is not None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.lake.portions import KEYS
 from pipelines.lake.tables import Lake
 from pipelines.quality.expectations import Expectation
 from pipelines.quality.measures import copies
@@ -69,11 +70,13 @@ def with_copies(
 ) -> pa.Table:
     """With a column that counts the rows of the whole table that have a row's key.
 
-    Of a part of the table, the rows with the same first key column are looked up: one scan over the key columns.
+    Of a part of the table, the rows with the same first key column are looked up.
     """
     return rows.append_column(name, copies(rows, keys, rows if whole else same_first_key(lake, table, rows, keys)))
 
 
 def same_first_key(lake: Lake, table: str, rows: pa.Table, keys: tuple[str, ...]) -> pa.Table:
     """The key columns of the table's rows that share the first key column with one of the given rows."""
+    if KEYS.get(table) == keys[0]:
+        return lake.lookup(table, rows[keys[0]], keys)
     return lake.read(table, keys, where=pc.field(keys[0]).isin(pc.unique(rows[keys[0]])))

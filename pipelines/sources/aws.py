@@ -13,6 +13,7 @@ from typing import Any
 from pipelines.errors import RateLimited, SourceError, SourceForbidden
 
 MAX_ATTEMPTS = 3  # of one request, by botocore's own retries with backoff; then the source is left alone for a while
+CONNECTIONS = 64  # kept open by a client; more threads than that open some anew
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 60
 
@@ -58,7 +59,9 @@ def make_client(service: str, settings: dict[str, Any]) -> Any:
 
     session = boto3.session.Session(profile_name=settings.get("profile_name"))
     retries: Any = {"mode": "standard", "total_max_attempts": MAX_ATTEMPTS}
-    options = Config(retries=retries, connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS)
+    options = Config(
+        retries=retries, connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS, max_pool_connections=CONNECTIONS
+    )
     rest = {name: value for name, value in settings.items() if name != "profile_name"}
     return session.client(service, config=options, **rest)
 

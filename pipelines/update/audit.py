@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.governance.audit import GENESIS, entry
 from pipelines.lake.lock import waiting_lock
@@ -22,7 +21,7 @@ def write_audit(project: Project, *, action: str, target: str, detail: Mapping[s
     """Append one entry; the caller does the act only after this returned."""
     with waiting_lock(project.home.audit_lock):  # an approval is written while an update may be running
         last = project.lake.greatest(TABLE, "sequence")
-        newest = project.lake.read(TABLE, ["entry_hash"], where=pc.field("sequence") == (last or 0))
+        newest = project.lake.after(TABLE, ["entry_hash"], by="sequence", value=last or 0, inclusive=True)
         row = entry(
             previous_hash=newest["entry_hash"][0].as_py() if last is not None else GENESIS,
             sequence=last + 1 if last is not None else 1,

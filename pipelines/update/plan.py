@@ -15,7 +15,6 @@ from pipelines.chunking.stage import chunk_stage
 from pipelines.errors import LakeError, SourceError
 from pipelines.governance.access import AclRegistry
 from pipelines.identity import content_hash
-from pipelines.lake import manifest
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.derive import missing
 from pipelines.lake.events import Event, EventLog
@@ -25,6 +24,7 @@ from pipelines.parsing.stage import parse_stage
 from pipelines.project import Project
 from pipelines.sources.registry import open_source
 from pipelines.sources.section import SourceSection
+from pipelines.update.applying import reach
 from pipelines.update.applying.found import apply_found
 from pipelines.update.deriving import chunks
 from pipelines.update.looking import progress
@@ -38,6 +38,7 @@ _EXACT_BYTES = 256 * 1024 * 1024  # and no more than this is kept in memory
 _TOKENS_PER_SECOND = 12_000  # of the default encoder on 2 cores, see benchmarks/README.md; for the estimate alone
 
 _KEY = ["content_hash", "media_type"]
+_DOCUMENT = ["doc_id", *_KEY]
 
 
 def plan(project: Project, *, approve_deletions: bool = False, scan: bool = True) -> PlanReport:
@@ -55,30 +56,14 @@ def plan(project: Project, *, approve_deletions: bool = False, scan: bool = True
     contents = _Contents()
     looks = _looks(project, contents) if scan else {}
     registry = AclRegistry(lake.read("acl_sets"))
-    documents = lake.read(manifest.TABLE)
-    desired: dict[str, tuple[str, str]] = {
-        doc_id: (content, media_type)
-        for doc_id, content, media_type in zip(
-            *(manifest.active_documents(lake)[name].to_pylist() for name in ("doc_id", *_KEY)), strict=True
-        )
-    }
-    outcomes = []
+    outcomes, changed = [], []
     for section in project.config.sources:
         look = looks.get(section.name)
         also = look.found if isinstance(look, _Looked) else ()
-        applied = apply_found(
-            project, section, registry, documents, approve_deletions=approve_deletions, also=also, ask=False
-        )
-        staged = applied.rows().select(["action", "doc_id", *_KEY])
-        for action, document, content, media_type in zip(
-            *(column.to_pylist() for column in staged.columns), strict=True
-        ):
-            if action == "delete":
-                desired.pop(document, None)
-            elif action == "content":
-                desired[document] = (content, media_type)
+        applied = apply_found(project, section, registry, approve_deletions=approve_deletions, also=also, ask=False)
+        changed.append(applied.rows().select(["action", *_DOCUMENT]))
         outcomes.append(_outcome(applied.outcome, look))
-    cost = _Cost(project, desired, contents.held)
+    cost = _Cost(project, _desired(project, pa.concat_tables(changed)), contents.held)
     return PlanReport(
         sources=tuple(outcomes),
         added=sum(o.added for o in outcomes),
@@ -93,6 +78,16 @@ def plan(project: Project, *, approve_deletions: bool = False, scan: bool = True
         notes=tuple(o.error for o in outcomes if o.error),
         seconds=time.perf_counter() - started,
     )
+
+
+def _desired(project: Project, staged: pa.Table) -> pa.Table:
+    """Contents that may lack something once that is merged: of what changed, or of everything, each once."""
+    known, _ = reach.documents(project)
+    gone = staged.filter(pc.is_in(staged["action"], value_set=pa.array(["delete", "content"])))["doc_id"]
+    stays = pc.invert(pc.is_in(known["doc_id"], value_set=gone.combine_chunks()))
+    new = staged.filter(pc.equal(staged["action"], "content"))
+    contents = pa.concat_tables([known.filter(stays).select(_KEY), new.select(_KEY)], promote_options="default")
+    return contents.group_by(_KEY).aggregate([]).sort_by([(name, "ascending") for name in _KEY])
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +151,14 @@ def _outcome(outcome: SourceOutcome, look: _Looked | BaseException | None) -> So
 class _Cost:
     """What the desired documents lack in the tables, found by running the stages in memory."""
 
-    def __init__(self, project: Project, desired: dict[str, tuple[str, str]], contents: dict[str, bytes]) -> None:
+    def __init__(self, project: Project, wanted: pa.Table, contents: dict[str, bytes]) -> None:
         self._project = project
         self._contents = contents
-        keys = sorted(set(desired.values()))
-        wanted = pa.table({name: pa.array([key[i] for key in keys], pa.string()) for i, name in enumerate(_KEY)})
         self._keyed = project.recipe.keyed(wanted)
         elements = self._parse()
         fresh = self._chunk(elements)
-        have = chunks.chunks_wanted(project, wanted).select(["text_hash", "tokens"])
-        texts = pa.concat_tables([have, fresh.select(["text_hash", "tokens"])], promote_options="default")
+        have = list(chunks.chunks_wanted(project, wanted))
+        texts = pa.concat_tables([*have, fresh.select(["text_hash", "tokens"])], promote_options="default")
         texts = texts.append_column("model_fp", pa.array([project.recipe.model_fp] * len(texts), pa.string()))
         lacking = missing(project.lake, "embeddings", texts, ["text_hash", "model_fp"])
         scale = self.to_parse / self._parsed if self._parsed else 1.0
@@ -197,7 +190,7 @@ class _Cost:
 
     def _inputs(self, todo: pa.Table, parsed: pa.Table) -> Iterator[pa.RecordBatch]:
         yield from chunks.elements_of(todo, parsed.to_batches(max_chunksize=256))
-        yield from chunks.elements_of(todo, chunks.stored_elements(self._project, todo))
+        yield from chunks.chunk_inputs(self._project, todo)
 
     def _can_read(self, key: str) -> bool:
         return key in self._contents or self._project.blobs.exists(key)

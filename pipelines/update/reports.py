@@ -72,7 +72,10 @@ class ManifestReport:
 
 @dataclass(frozen=True, slots=True)
 class ChunkReport:
-    """Step 4a: chunks made now, and chunks that active documents have in all."""
+    """Step 4a: chunks made now, and chunks that active documents have in all.
+
+    Of more than 65,536, an update that looks only at what changed tells how many the table holds; so does step 4b.
+    """
 
     contents: int
     added: int
@@ -163,15 +166,22 @@ class RollbackReport:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """The live collection, read back in full, against the tables."""
+    """The live collection, read back in full, against the tables. `compared` says in words what was held against what.
+
+    `differing_rows`: the first of `differing` problems, each with chunk_id, uri and what differs.
+    """
 
     ok: bool
     snapshot_id: str
+    compared: str
+    complete: bool  # False: something could not be compared, see `compared`
     rows: int
     expected_rows: int
     expected_digest: str
     actual_digest: str
     differing_documents: tuple[str, ...]  # at most 20 uris
+    differing_rows: tuple[dict[str, Any], ...]  # at most 20
+    differing: int
     seconds: float
 
 

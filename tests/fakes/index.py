@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,9 @@ from pipelines.index.protocol import (
     State,
     Vectors,
 )
-from pipelines.index.rows import HIT_FIELDS, SCALAR_ROW, STORED_SCALARS
+from pipelines.index.rows import HIT_FIELDS, INDEX_ROW, SCALAR_ROW, STORED_SCALARS
 from pipelines.index.wire import check_rows
+from pipelines.lake.portions import Portion
 
 
 @dataclass
@@ -123,6 +124,16 @@ class FakeIndex:
     def rows(self, collection: str, doc_ids: Sequence[str] | None = None) -> pa.Table:
         found = [{name: row[name] for name in STORED_SCALARS} for row in self._rows(collection, doc_ids)]
         return pa.Table.from_pylist(found, schema=SCALAR_ROW).sort_by("chunk_id")
+
+    def stored(self, collection: str, wanted: Portion | Sequence[str]) -> Iterator[pa.Table]:
+        rows = self._of(collection).rows.values()
+        if isinstance(wanted, Portion):
+            start, stop = wanted.start, wanted.stop
+            inside = [row for row in rows if start <= row["doc_id"] and (stop is None or row["doc_id"] < stop)]
+        else:
+            inside = [row for row in rows if row["doc_id"] in set(wanted)]
+        if inside:
+            yield pa.Table.from_pylist(inside, schema=INDEX_ROW)
 
     def _rows(self, collection: str, doc_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
         wanted = None if doc_ids is None else set(doc_ids)

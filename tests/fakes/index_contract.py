@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from pipelines.errors import IndexMismatch
 from pipelines.index.protocol import REVISION, UNFILTERED, Index
 from pipelines.index.rows import HIT_FIELDS, INDEX_ROW, SCALAR_ROW, row_hashes
+from pipelines.lake.portions import Portion
 from tests.fakes.rows import DIMENSION, MODEL, index_row, index_rows, readable_by, unit_vector
 
 SLOT = "contract__a"
@@ -18,6 +20,12 @@ ODD = 'it\'s "odd" \\ / %20 \t\nline ü 文 \U0001f600'
 
 def vectors(*seeds: int) -> np.ndarray:
     return np.array([unit_vector(seed) for seed in seeds], dtype=np.float32)
+
+
+def bits(rows: pa.Table) -> list[bytes]:
+    """The floats of rows, as they are in memory."""
+    columns = (pc.list_flatten(rows[name]).to_numpy().astype(np.float32) for name in ("dense", "weights"))
+    return [column.tobytes() for column in columns]
 
 
 class IndexContract:
@@ -105,6 +113,36 @@ class IndexContract:
             assert found.schema == SCALAR_ROW
             assert found.to_pylist() == [{name: row[name] for name in SCALAR_ROW.names}]
             assert row_hashes(found, MODEL) == [row["row_hash"]]
+
+    def test_everything_that_is_stored_comes_back_bit_for_bit(self, index: Index, slot: str) -> None:
+        odd = [0.1, -0.0, 1e-40, 3.4e38, -1.0, 1 / 3, 2**-126, 0.7]  # neither normalised nor rounded on the way
+        rows = [index_row(number, dense=odd if number == 4 else unit_vector(number)) for number in range(30)]
+        rows[5] |= {"terms": [], "weights": []}
+        rows[6] |= {"terms": [0, 7, 2**31, 2**32 - 3], "weights": [0.1, 1 / 3, 1e-30, 12.5]}
+        table = pa.Table.from_pylist(rows, schema=INDEX_ROW)
+        index.upsert(slot, table)
+        for settled in (False, True):
+            if settled:
+                self.settle(index)
+            found = pa.concat_tables(index.stored(slot, Portion())).sort_by("chunk_id")
+            assert found.schema == INDEX_ROW
+            assert found.equals(table.combine_chunks())
+            assert bits(found) == bits(table)
+
+    def test_stored_rows_are_asked_for_by_range_and_by_document(self, index: Index, slot: str) -> None:
+        index.upsert(slot, index_rows(range(20)))
+
+        def documents(wanted: Portion | list[str]) -> set[str]:
+            return {one for table in index.stored(slot, wanted) for one in table["doc_id"].to_pylist()}
+
+        for settled in (False, True):
+            if settled:
+                self.settle(index)
+            assert documents(Portion("doc-00003", "doc-00005")) == {"doc-00003", "doc-00004"}
+            assert documents(Portion("doc-00008")) == {"doc-00008", "doc-00009"}
+            assert documents(Portion("doc-00010")) == set()
+            assert documents(["doc-00002", "doc-99999"]) == {"doc-00002"}
+            assert documents([]) == set()
 
     def test_an_upsert_replaces_rows_of_the_same_id(self, index: Index, slot: str) -> None:
         index.upsert(slot, index_rows(range(10)))

@@ -43,13 +43,17 @@ def write_corpus(folder: Path, texts: dict[str, str]) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+TOKEN = "LOCKSTEP_TEST_MILVUS_TOKEN"
+"""The variable with what opens the Milvus Lite process that all of these share."""
+
+
 def configuration(model: Path, *, uri: str | None = None, path: str = "corpus", board: bool = False) -> dict[str, Any]:
     """As a mapping; `board` gives one folder other readers."""
     return {
         "index": "test",
         "encoder": {"model": str(model), "dtype": "float32"},
         "parsing": {"workers": 1},
-        **({"milvus": {"uri": uri}} if uri else {}),
+        **({"milvus": {"uri": uri, "token_env": TOKEN}} if uri else {}),
         "sources": [
             {
                 "name": "docs",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +13,10 @@ from pipelines.home import Home
 from pipelines.index.server import ensure_server, stop_server
 from tests.integration._forkserver import ForkServer, fork_server
 from tests.integration._kafka_topic import Topic
-from tests.integration._stages import Stages
+from tests.integration._stages import TOKEN, Stages
 from tests.integration.servers.kafka import Broker, kafka
+
+os.environ.setdefault(TOKEN, f"lockstep:{secrets.token_urlsafe(32)}")  # before any process inherits the environment
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +31,9 @@ def stages(server: ForkServer, tmp_path_factory: pytest.TempPathFactory, tiny_mo
     """Three states of one corpus, on one Milvus Lite process that all runs share."""
     folder = tmp_path_factory.mktemp("stages")
     home = Home(folder / "milvus")
-    yield Stages(server, folder, ensure_server(home, linger=False), tiny_model)
+    home.index.mkdir(parents=True)
+    (home.index / "secret").write_text(os.environ[TOKEN].partition(":")[2], encoding="ascii")
+    yield Stages(server, folder, ensure_server(home, linger=False).uri, tiny_model)
     stop_server(home)
 
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
 from jobs.run import JobName, JobOutcome, run_job
+from pipelines.cli.main import main
 from pipelines.definitions import defs
+from pipelines.errors import RebuildDiffers
 from pipelines.home import Home
 from pipelines.index.server import stop_server
 from pipelines.lake import snapshots
@@ -175,3 +178,31 @@ def test_rollback_brings_the_earlier_snapshot_back_and_verify_agrees(installed: 
     assert event is not None
     assert event.asset_materialization is not None
     assert event.asset_materialization.metadata["reason"].value == "rollback"
+
+
+def test_a_rebuild_that_differs_from_the_live_index_fails_the_run_and_names_the_documents(
+    installed: Installation,
+) -> None:
+    index = installed.project.index()
+    before, collection = installed.live, index.alias_target("handbook")
+    assert collection is not None
+    index.delete(
+        collection, [row["chunk_id"] for row in index.rows(collection).to_pylist() if row["uri"] == "leave.md"]
+    )
+    outcome = installed.run("nightly_rebuild")
+    assert not outcome.success
+    assert isinstance(outcome.error, RebuildDiffers)
+    assert "leave.md" in str(outcome.message)
+    assert installed.live == before
+    with open_instance(installed.home) as instance:
+        (check,) = [
+            event.asset_check_evaluation
+            for entry in instance.all_logs(outcome.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+            if (event := entry.get_dagster_event()).asset_check_evaluation.check_name == snapshots.AGREEMENT
+        ]
+    assert not check.passed
+    assert "leave.md" in str(check.metadata["differing_documents"].value)
+    kept = snapshots.history(installed.project.lake, "handbook")[-1]
+    variables = {"LOCKSTEP_HOME": str(installed.home.root)}
+    listed = CliRunner().invoke(main, ["snapshots", "--config", str(installed.config)], env=variables)
+    assert f"{kept.snapshot_id} was rebuilt and differs from the incremental index in: leave.md" in listed.output

@@ -69,7 +69,7 @@ def remove_the_log(folder: Path) -> None:
 
 
 def remove_a_data_file(folder: Path) -> None:
-    for file in folder.glob("*.parquet"):
+    for file in folder.rglob("*.parquet"):
         file.unlink()
 
 

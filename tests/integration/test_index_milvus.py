@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.home import Home
+from pipelines.index.address import Address
 from pipelines.index.milvus import MilvusIndex
 from pipelines.index.protocol import Index
 from pipelines.index.server import ensure_server, stop_server
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
     home = Home(Path(tmp_path_factory.mktemp("home")))
     yield ensure_server(home, linger=False)
     stop_server(home)
@@ -23,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 class TestMilvusLite(IndexContract):
     @pytest.fixture
-    def index(self, server: str) -> Iterator[Index]:
+    def index(self, server: Address) -> Iterator[Index]:
         index = MilvusIndex(server)
         yield index
         for alias in ("contract",):

@@ -18,6 +18,7 @@ import pytest
 
 from pipelines.errors import IndexUnavailable
 from pipelines.home import Home
+from pipelines.index.address import Address
 from pipelines.index.lite_record import LOG_FILE, ServerRecord, data_folder
 from pipelines.index.milvus import MilvusIndex
 from pipelines.index.protocol import UNFILTERED
@@ -67,12 +68,12 @@ def test_the_second_command_finds_the_process_of_the_first(home: Home) -> None:
     assert ensure_server(home, linger=False) == first
     status = server_status(home)
     assert status.running
-    assert status.uri == first
-    assert first.startswith("http://127.0.0.1:")
+    assert status.uri == first.uri
+    assert first.uri.startswith("http://127.0.0.1:")
 
 
 def test_commands_at_once_start_one_process(home: Home) -> None:
-    uris: list[str] = []
+    uris: list[Address] = []
     threads = [threading.Thread(target=lambda: uris.append(ensure_server(home, linger=False))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -155,12 +156,13 @@ def test_a_process_that_was_to_end_with_its_starter_does_so_even_when_that_is_ki
 def test_a_lingering_process_serves_the_next_command(home: Home) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom pipelines.home import Home\n"
-        "from pipelines.index.server import ensure_server\nprint(ensure_server(Home(Path(sys.argv[1])), linger=True))\n"
+        "from pipelines.index.server import ensure_server\n"
+        "print(ensure_server(Home(Path(sys.argv[1])), linger=True).uri)\n"
     )
     run = [sys.executable, "-c", code, str(home.root)]
     first = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
     assert server_status(home).uri == first
-    assert ensure_server(home) == first
+    assert ensure_server(home).uri == first
 
 
 def test_a_process_of_older_code_is_replaced(home: Home) -> None:
@@ -268,3 +270,81 @@ def test_the_process_ends_when_its_folder_is_removed(home: Home) -> None:
         file.unlink()
     _, alive = psutil.wait_procs([process], timeout=30)
     assert not alive
+
+
+# --- whose it is ---
+
+
+@pytest.mark.parametrize("token", [None, "", "lockstep:", "lockstep:guessed", "root:Milvus"])
+def test_who_does_not_bring_the_secret_gets_an_error_and_nothing_else(home: Home, token: str | None) -> None:
+    holding(home).close()
+    stranger = MilvusIndex(Address(ensure_server(home, linger=False).uri, token))
+    for ask in (
+        stranger.collections,
+        lambda: stranger.alias_target("live"),
+        lambda: stranger.count("a"),
+        lambda: stranger.rows("a"),
+        lambda: stranger.search_dense("a", np.array([unit_vector(1)], np.float32), visible=UNFILTERED, limit=1),
+        lambda: stranger.delete("a", ["chunk-00001"]),
+        lambda: stranger.write_state("a", {"snapshot_id": "forged"}),
+        lambda: stranger.drop("a"),
+    ):
+        with pytest.raises(IndexUnavailable, match=r"does not accept the token.*lockstep stop"):
+            ask()
+    owner = start(home)
+    assert owner.count("a") == 40
+    assert (owner.read_state("a") or {})["snapshot_id"] == "s1"
+
+
+def test_every_method_of_the_protocol_is_behind_the_secret(home: Home) -> None:
+    import grpc
+    from pymilvus.grpc_gen import milvus_pb2, milvus_pb2_grpc
+
+    uri = ensure_server(home, linger=False).uri.removeprefix("http://")
+    with grpc.insecure_channel(uri) as channel:
+        stub = milvus_pb2_grpc.MilvusServiceStub(channel)
+        served = list(milvus_pb2.DESCRIPTOR.services_by_name["MilvusService"].methods)
+        for method in served:
+            request = milvus_pb2.ConnectRequest()
+            with pytest.raises(grpc.RpcError) as refused:
+                answer = getattr(stub, method.name)(iter([request]) if method.client_streaming else request, timeout=10)
+                if method.server_streaming:
+                    list(answer)
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED, method.name
+    assert len(served) > 50
+
+
+def test_the_secret_is_in_one_file_of_its_owner_and_nowhere_else(home: Home) -> None:
+    token = ensure_server(home, linger=False).token
+    assert token is not None
+    secret = token.partition(":")[2]
+    file = home.index / "secret"
+    assert file.stat().st_mode & 0o777 == 0o600
+    others = [path for path in home.root.rglob("*") if path.is_file() and path != file]
+    assert others
+    assert not [path for path in others if secret in path.read_bytes().decode("utf-8", "replace")]
+    pid = server_status(home).pid
+    assert secret not in " ".join(psutil.Process(pid).cmdline())
+    assert secret not in str(psutil.Process(pid).environ())
+    assert secret not in repr(ensure_server(home, linger=False))
+
+
+def test_the_secret_outlives_the_process_and_another_one_restarts_it(home: Home) -> None:
+    first = ensure_server(home, linger=False)
+    stop_server(home)
+    second = ensure_server(home, linger=False)
+    assert second.token == first.token
+    (home.index / "secret").unlink()
+    third = ensure_server(home, linger=False)
+    assert third.token != second.token
+    assert MilvusIndex(third).collections() == []
+    (home.index / "secret").write_text("short")
+    with pytest.raises(IndexUnavailable, match="delete that file"):
+        ensure_server(home, linger=False)
+
+
+def test_a_secret_that_others_can_read_is_narrowed(home: Home) -> None:
+    ensure_server(home, linger=False)
+    (home.index / "secret").chmod(0o644)
+    ensure_server(home, linger=False)
+    assert (home.index / "secret").stat().st_mode & 0o777 == 0o600

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines.home import Home
+from pipelines.index.address import Address
 from pipelines.index.milvus import MilvusIndex
 from pipelines.index.protocol import State
 from pipelines.index.server import ensure_server, stop_server
@@ -29,7 +30,7 @@ ALIAS = "swaps"
 
 
 @pytest.fixture
-def uri(tmp_path: Path) -> Iterator[str]:
+def address(tmp_path: Path) -> Iterator[Address]:
     home = Home(tmp_path)
     yield ensure_server(home, linger=False)
     stop_server(home)
@@ -56,12 +57,12 @@ def promote(index: MilvusIndex, number: int, *, full: bool) -> None:
 class Reader(threading.Thread):
     """Asks until told to stop, with a client of its own."""
 
-    def __init__(self, uri: str, *, slow: bool = False) -> None:
+    def __init__(self, address: Address, *, slow: bool = False) -> None:
         super().__init__(daemon=True)
         self.slow = slow
         self.asked = 0
         self.promoted = threading.Semaphore(0)
-        self.retriever = Retriever(MilvusIndex(uri))
+        self.retriever = Retriever(MilvusIndex(address))
         self.stop = threading.Event()
         self.seen: dict[str, int] = {}
         self.error: BaseException | None = None
@@ -94,10 +95,10 @@ class Reader(threading.Thread):
         self.seen[answer.snapshot_id] = self.seen.get(answer.snapshot_id, 0) + 1
 
 
-def test_readers_see_one_snapshot_a_request_and_no_error_during_fifty_swaps(uri: str) -> None:
-    index = MilvusIndex(uri)
+def test_readers_see_one_snapshot_a_request_and_no_error_during_fifty_swaps(address: Address) -> None:
+    index = MilvusIndex(address)
     promote(index, 0, full=True)
-    readers = [Reader(uri), Reader(uri), Reader(uri, slow=True)]
+    readers = [Reader(address), Reader(address), Reader(address, slow=True)]
     for reader in readers:
         reader.start()
     for number in range(1, SWAPS + 1):
@@ -116,29 +117,37 @@ def test_readers_see_one_snapshot_a_request_and_no_error_during_fifty_swaps(uri:
         assert f"snapshot-{SWAPS}" in reader.seen
 
 
-def test_a_reader_in_another_process_sees_every_answer_whole(uri: str) -> None:
-    index = MilvusIndex(uri)
+def test_a_reader_in_another_process_sees_every_answer_whole(address: Address) -> None:
+    index = MilvusIndex(address)
     promote(index, 0, full=True)
     code = (
         "import json, sys\n"
         "from tests.integration.test_index_swaps import Reader\n"
-        "reader = Reader(sys.argv[1])\n"
+        "from pipelines.index.address import Address\n"
+        "reader = Reader(Address(*sys.stdin.read().split()))\n"
         "while 'snapshot-10' not in reader.seen:\n"
         "    reader.ask()\n"
         "print(json.dumps(reader.seen))\n"
     )
     root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen([sys.executable, "-c", code, uri], cwd=root, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    process.stdin.write(f"{address.uri} {address.token}")
+    process.stdin.close()
     for number in range(1, 11):
         promote(index, number, full=False)
-    output, _ = process.communicate(timeout=60)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    process.wait(60)
     assert process.returncode == 0
     assert "snapshot-10" in json.loads(output)
 
 
-def test_a_rollback_brings_the_earlier_rows_back(uri: str) -> None:
-    index = MilvusIndex(uri)
-    reader = Reader(uri)
+def test_a_rollback_brings_the_earlier_rows_back(address: Address) -> None:
+    index = MilvusIndex(address)
+    reader = Reader(address)
     promote(index, 1, full=True)
     before = index.alias_target(ALIAS)
     promote(index, 2, full=True)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pipelines.home import Home
 from pipelines.lake.blobs import BlobStore
 from pipelines.lake.events import Event, EventLog
+from pipelines.lake.reading import LakeReader
 
 
 def upsert(uri, version, text="text", **keys):
@@ -51,6 +53,27 @@ def test_events_are_numbered_in_the_order_in_which_they_become_durable(log):
     assert log.after("wiki", first, ["upsert"])["sequence"].to_pylist() == [second]
     assert log.after("wiki", 0, ["upsert"], until=first)["uri"].to_pylist() == ["a", "b"]
     assert len(log.after("other", 0, ["upsert"])) == 0
+
+
+def test_what_the_log_has_is_read_once_and_then_only_what_was_added(home, log, monkeypatch):
+    log.append([upsert("a", 1)])
+    EventLog(home).append([upsert("b", 1)])
+    monkeypatch.setattr(LakeReader, "read", None)
+    again = EventLog(home).append([upsert("a", 1), upsert("b", 1), upsert("c", 1)])
+    assert (again.new, again.duplicates) == (1, 2)
+
+
+def test_a_log_that_was_lost_or_restored_takes_again_what_it_no_longer_has(home, log, tmp_path):
+    log.append([upsert("a", 1)])
+    folder = home.lake / "change_events"
+    shutil.copytree(folder, tmp_path / "backup")
+    log.append([upsert("b", 1)])
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "backup", folder)
+    restored = EventLog(home).append([upsert("a", 1), upsert("b", 1)])
+    assert (restored.new, restored.duplicates) == (1, 1)
+    shutil.rmtree(folder)
+    assert EventLog(home).append([upsert("a", 1), upsert("b", 1)]).new == 2
 
 
 def test_an_event_that_comes_again_adds_nothing(log):

@@ -186,7 +186,7 @@ def test_a_first_write_that_was_killed_before_its_commit_is_no_damage(lake: Lake
 
 def test_a_missing_data_file_is_an_error_that_names_the_table(lake: Lake, tmp_path: Path) -> None:
     lake.merge("documents", documents(document("a")), key="doc_id", run_id="1")
-    for file in (tmp_path / "lake" / "documents").glob("*.parquet"):
+    for file in (tmp_path / "lake" / "documents").rglob("*.parquet"):
         file.unlink()
     with pytest.raises(LakeError, match="documents"):
         lake.read("documents")

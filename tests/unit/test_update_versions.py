@@ -113,7 +113,7 @@ def test_a_feed_that_was_vacuumed_away_leaves_a_version_that_says_so(
     update(project, "one")
     write(project, "a.md", "# A\n\nThe second text.\n")
     update(project, "two")
-    for file in Path(project.lake.uri(manifest.TABLE)).glob("_change_data/*.parquet"):
+    for file in Path(project.lake.uri(manifest.TABLE)).glob("_change_data/**/*.parquet"):
         file.unlink()
     assert catch_up(project, run_id="three") == 2
     assert catch_up(project, run_id="four") == 0

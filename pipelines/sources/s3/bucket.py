@@ -18,6 +18,7 @@ from pipelines.errors import SourceError
 from pipelines.sources.addresses.uris import decode_uri, encode_key
 from pipelines.sources.aws import Far, error_code, error_status, is_denied, make_client
 from pipelines.sources.base import Check, Fetched, FetchFailure, Hint, Listing, Problem, Progress, Stream
+from pipelines.sources.parallel import Room, side_by_side
 from pipelines.sources.s3.pages import Pages, etag_of, too_large, version_label
 from pipelines.sources.s3.quick import quicken
 from pipelines.sources.s3.section import S3Source
@@ -82,13 +83,15 @@ class Bucket:
         return found.listing()
 
     def fetch(self, uris: Iterable[str]) -> Iterator[Fetched | FetchFailure]:
-        """The content of each object, one at a time.
+        """The content of each object, `fetches_at_once` at a time, in the order in which they come.
 
         Raises:
             SourceError: not this object, but the source cannot be read.
         """
-        for uri in uris:
-            yield self._fetch(uri)
+        with self._far.doing("read objects", "s3:GetObject"):
+            self._s3()  # made once, before several threads ask for it
+        at_once = self._section.fetches_at_once
+        yield from side_by_side(uris, self._fetch, at_once=at_once, name=f"s3-fetch {self._section.name}")
 
     def check(self) -> Iterator[Check]:
         """Whether the bucket can be listed and read, and the queue received from and deleted from."""
@@ -198,20 +201,22 @@ class Bucket:
             f"{self._section.bucket!r} (and kms:Decrypt where it is encrypted), or name it in `exclude`"
         )
 
-    def _fetch(self, uri: str) -> Fetched | FetchFailure:
+    def _fetch(self, uri: str, room: Room) -> tuple[Fetched | FetchFailure, int]:
+        """The answer, and the bytes of room that it still holds."""
         key = self._section.key_of(uri)
         if key is None:
-            return FetchFailure(uri, "Gone", f"no object of {self._far.what} can have the uri {uri}", transient=True)
+            text = f"no object of {self._far.what} can have the uri {uri}"
+            return FetchFailure(uri, "Gone", text, transient=True), 0
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return self._fetch_once(uri, key)
+                return self._fetch_once(uri, key, room)
             except _BrokeOff as error:
                 if attempt == _ATTEMPTS:
                     text = f"{uri} broke off while it was read, {_ATTEMPTS} times in a row ({error}); the next update"
-                    return FetchFailure(uri, "BrokeOff", text + " reads it again", transient=True)
+                    return FetchFailure(uri, "BrokeOff", text + " reads it again", transient=True), 0
         raise AssertionError
 
-    def _fetch_once(self, uri: str, key: str) -> Fetched | FetchFailure:
+    def _fetch_once(self, uri: str, key: str, room: Room) -> tuple[Fetched | FetchFailure, int]:
         from botocore.exceptions import ClientError
 
         with self._far.doing(f"read {key!r}", "s3:GetObject"):
@@ -221,15 +226,21 @@ class Bucket:
                 failure = self._failure(uri, key, error)
                 if failure is None:
                     raise
-                return failure
-        content = _read(answer["Body"], answer["ContentLength"], self._section.max_bytes)
-        if content is None:
-            text = too_large(uri, answer["ContentLength"], self._section.max_bytes)
-            return FetchFailure(uri, "TooLarge", text, transient=False)
+                return failure, 0
+        length = answer["ContentLength"]
+        if length > self._section.max_bytes:
+            answer["Body"].close()
+            return FetchFailure(uri, "TooLarge", too_large(uri, length, self._section.max_bytes), transient=False), 0
+        room.take(length)
+        try:
+            content = _read(answer["Body"], length)
+        except _BrokeOff:
+            room.give_back(length)
+            raise
         label = version_label(answer)
         etags = pa.array([answer.get("ETag") or None], pa.string())
         versions = pa.array([label if self._section.versions else None], pa.string())
-        return Fetched(
+        found = Fetched(
             uri,
             content,
             len(content),
@@ -238,6 +249,7 @@ class Bucket:
             media_type=_media_type(answer.get("ContentType")),
             metadata=_metadata(answer.get("Metadata") or {}, label),
         )
+        return found, length
 
     def _failure(self, uri: str, key: str, error: Any) -> FetchFailure | None:
         """What to tell about one object; None where the error is about more than that."""
@@ -257,14 +269,16 @@ class _BrokeOff(Exception):
     """A body ended before its announced length."""
 
 
-def _read(body: Any, length: int, max_bytes: int) -> bytes | None:
-    """The whole body, None if it is above the limit; then it is not read."""
+def _read(body: Any, length: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        _BrokeOff: it ended before its length.
+    """
     from botocore.exceptions import BotoCoreError
     from urllib3.exceptions import HTTPError
 
     try:
-        if length > max_bytes:
-            return None
         content = b"".join(iter(lambda: body.read(_PIECE_BYTES), b""))
     except (BotoCoreError, HTTPError, OSError) as error:
         raise _BrokeOff(f"{type(error).__name__}: {error}") from error

@@ -25,6 +25,7 @@ class S3Source(SourceSection):
     region: str | None = None
     profile: str | None = None
     versions: bool = False  # each version of an object counts as a change, also one with the same content
+    fetches_at_once: int = Field(default=32, ge=1, le=64)  # objects read side by side
     queue_url: str | None = None  # SQS queue that receives the bucket's notifications
     queue_endpoint_url: str | None = None
 

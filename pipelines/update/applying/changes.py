@@ -7,8 +7,7 @@ that the manifest has now, with today's access rules.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,8 +22,10 @@ from pipelines.governance.access import AclRegistry
 from pipelines.lake import manifest
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.derive import Progress
+from pipelines.lake.portions import PORTION_ROWS
 from pipelines.project import Project
 from pipelines.update import staging
+from pipelines.update.applying import census
 from pipelines.update.applying.found import Applied, apply_found, as_staged
 from pipelines.update.audit import write_audit
 from pipelines.update.looking.contact import Beat, side_by_side
@@ -33,6 +34,7 @@ from pipelines.update.looking.observe import ObserveReport, observe
 from pipelines.update.reports import ChangesReport, SourceOutcome
 
 OUTCOMES_NOTE = "sources"
+_PART_ROWS = 16_384  # held as Python's own objects at a time
 Row = dict[str, Any]
 
 
@@ -66,7 +68,6 @@ def detect_changes(
     names = [source.name for source in project.config.sources if sources is None or source.name in sources]
     looks = look_at(project, names, run_id=run_id, thorough=thorough, progress=progress) if scan else {}
     registry = AclRegistry(project.lake.read("acl_sets"))
-    documents = project.lake.read(manifest.TABLE)
     # Somebody who asks for the sources' state gets all of it. An update that a sensor asked for is followed by another.
     at_most = None if scan else project.config.streams.max_events_per_update
     applied = [
@@ -74,7 +75,6 @@ def detect_changes(
             project,
             section,
             registry,
-            documents,
             approve_deletions=approve_deletions,
             relabel=scan,
             at_most=at_most,
@@ -88,10 +88,9 @@ def detect_changes(
     if again:
         forget_failed_parses(project, again, run_id)
     staged = [part for one in applied for part in one.staged]
-    orphans = _orphans(project, documents)
-    if approve_deletions and orphans:
-        deleted_rows = [{**as_staged(known), "action": "delete"} for known in orphans]
-        staged.append(pa.Table.from_pylist(deleted_rows, schema=staging.STAGED))
+    orphans = _orphans(project)
+    if approve_deletions:
+        staged += [part for name in orphans for part in _deletions(project, name)]
     outcomes += _orphan_outcomes(orphans, approve_deletions=approve_deletions)
     deleted = {outcome.source: outcome.deleted for outcome in outcomes if outcome.deleted}
     if approve_deletions and deleted:
@@ -99,9 +98,12 @@ def detect_changes(
     project.lake.append("acl_sets", registry.new_rows(datetime.now(UTC)), run_id=run_id)
     if staged:  # a newer time stamp alone is no reason to commit: it only saves reading the file again next time
         staged += [part for one in applied for part in one.refreshed]
-    staging.write_changes(
-        project.home.staging, pa.concat_tables([staging.STAGED.empty_table(), *staged]), manifest_version=version
-    )
+    rows = pa.concat_tables([staging.STAGED.empty_table(), *staged])
+    if len(rows) > PORTION_ROWS:  # in the order in which the tables of contents lie: what follows goes part by part
+        rows = rows.sort_by("content_hash")
+    staging.write_changes(project.home.staging, rows, manifest_version=version)
+    del rows, staged
+    pa.default_memory_pool().release_unused()
     write_outcomes(project.home.staging, outcomes, applied)
     reports = [look for look in looks.values() if isinstance(look, ObserveReport)]
     return ChangesReport(
@@ -151,18 +153,24 @@ def _outcome(applied: Applied, look: ObserveReport | BaseException | None) -> So
     return replace(outcome, unchanged=unchanged, complete=outcome.complete and look.complete, problems=look.problems)
 
 
-def _orphans(project: Project, documents: pa.Table) -> list[Row]:
+def _orphans(project: Project) -> dict[str, int]:
     """Documents of sources that the configuration no longer names."""
-    configured = [source.name for source in project.config.sources]
-    where = ~pc.field("source").isin(configured) & (pc.field("status") != manifest.DELETED)
-    rows: list[Row] = documents.filter(where).to_pylist()
-    return rows
+    configured = {source.name for source in project.config.sources}
+    counts = census.count(project)
+    return {name: one.present for name, one in sorted(counts.items()) if one.present and name not in configured}
 
 
-def _orphan_outcomes(orphans: list[Row], *, approve_deletions: bool) -> list[SourceOutcome]:
-    counts = Counter(row["source"] for row in orphans)
+def _deletions(project: Project, source: str) -> Iterator[pa.Table]:
+    """The staged deletions of all documents of a source."""
+    where = (pc.field("source") == source) & (pc.field("status") != manifest.DELETED)
+    for batch in project.lake.read(manifest.TABLE, where=where).to_batches(max_chunksize=_PART_ROWS):
+        rows = [{**as_staged(known), "action": "delete"} for known in batch.to_pylist()]
+        yield pa.Table.from_pylist(rows, schema=staging.STAGED)
+
+
+def _orphan_outcomes(orphans: dict[str, int], *, approve_deletions: bool) -> list[SourceOutcome]:
     if approve_deletions:
-        return [SourceOutcome(name, deleted=count) for name, count in sorted(counts.items())]
+        return [SourceOutcome(name, deleted=count) for name, count in orphans.items()]
     return [
         SourceOutcome(
             name,
@@ -171,7 +179,7 @@ def _orphan_outcomes(orphans: list[Row], *, approve_deletions: bool) -> list[Sou
             "still searchable; name it again in the configuration, or let them go with "
             "`lockstep update --approve-deletions`",
         )
-        for name, count in sorted(counts.items())
+        for name, count in orphans.items()
     ]
 
 

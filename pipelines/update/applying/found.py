@@ -19,15 +19,16 @@ import pyarrow.compute as pc
 from pipelines.errors import MassDeletionRefused
 from pipelines.governance.access import AclRegistry, SourceLabels
 from pipelines.identity import doc_id, fingerprint
-from pipelines.lake import manifest
+from pipelines.lake import dead_letters, manifest
 from pipelines.lake.dead_letters import Failure
-from pipelines.lake.events import FOUND, Event, as_table
+from pipelines.lake.events import Event
 from pipelines.project import Project
 from pipelines.sources.base import ITEMS, Listing
 from pipelines.sources.detect import decide, guard_deletions
 from pipelines.sources.section import SourceSection
 from pipelines.update import staging
-from pipelines.update.applying import approvals
+from pipelines.update.applying import approvals, census
+from pipelines.update.applying.waiting import StoredRows, WaitingEvents
 from pipelines.update.looking import progress
 from pipelines.update.looking.known import latest
 from pipelines.update.looking.look import AGAIN
@@ -51,7 +52,7 @@ class Applied:
     refreshed: list[pa.Table] = field(default_factory=list)  # only a time stamp that can be trusted now
     waiting: int = 0  # events that were found, and that this update leaves to the next one
     failures: list[Failure] = field(default_factory=list)
-    healed: list[tuple[str, str]] = field(default_factory=list)  # (source, uri) that a look found well, or gone
+    healed: list[tuple[str, str]] = field(default_factory=list)  # (source, uri), with a letter, and found well or gone
     refused: bool = False
     parse_again: list[str] = field(default_factory=list)  # content hashes whose failed parse shall be forgotten
     settled: bool = False
@@ -66,7 +67,6 @@ def apply_found(
     project: Project,
     section: SourceSection,
     registry: AclRegistry,
-    documents: pa.Table,
     *,
     approve_deletions: bool = False,
     relabel: bool = True,
@@ -80,7 +80,6 @@ def apply_found(
         project: whose log and progress are read.
         section: the source's configuration.
         registry: gives the access sets their ids.
-        documents: the manifest, or at least this source's rows.
         approve_deletions: the operator's word for whatever the guard asks.
         relabel: apply today's access rules to all its documents, also if they seem to be applied already.
         at_most: events to apply; what is left waits for the next update. None: everything that was found.
@@ -90,31 +89,32 @@ def apply_found(
     name = section.name
     state = progress.read(project.home, name)
     labels = project.labels(section, registry)
-    previous = documents.filter(pc.equal(documents["source"], name))
-    found = project.events.after(name, state.applied_sequence, FOUND)
-    if also:
-        found = pa.concat_tables([found, as_table(also, after=pc.max(found["sequence"]).as_py() or 0)])
+    stored = StoredRows(project.lake, name)
+    events = WaitingEvents(project.events, name, state.applied_sequence, also)
+    found = events.narrow
     outcome = SourceOutcome(name)
     fingerprint_now = _labels_now(project, section)
     try:
-        approved = _guarded(project, section, state, previous, found, approve_deletions=approve_deletions)
+        approved = _guarded(project, section, state, stored, found, approve_deletions=approve_deletions)
     except MassDeletionRefused as error:
         if ask:
-            _ask(project, name, previous, error)
+            _ask(project, name, stored.rows, error)
         outcome = replace(outcome, complete=False, error=f"{type(error).__name__}: {error}")
         applied = Applied(name, state.applied_sequence, state.labels, outcome, refused=True)
-        now = _as_labelled(project, section, state, previous)
-        _relabel(applied, previous, section, labels, set(), now)  # today's access rules hold all the same
+        now = _as_labelled(project, section, state, stored.rows)
+        _relabel(applied, stored, section, labels, set(), now)  # today's access rules hold all the same
         return applied
     part = found if at_most is None else found.slice(0, at_most)
     left = len(found) - len(part)
     through = max(state.applied_sequence, pc.max(part["sequence"]).as_py() or 0)
     outcome = replace(outcome, waiting=left)
     applied = Applied(name, through, fingerprint_now, outcome, waiting=left, settled=not left, approved=approved)
-    seen = _documents(applied, section, labels, previous, part)
-    _failures(applied, part)
+    letters = dead_letters.open_letters(project.lake)
+    lettered = frozenset(letters.filter(pc.equal(letters["source"], name))["uri"].to_pylist())
+    seen = _documents(applied, section, labels, stored, events, part, lettered)
+    _failures(applied, events.whole(part.filter(pc.not_equal(part["type"], "observed"))))
     if relabel or state.labels != fingerprint_now:
-        _relabel(applied, previous, section, labels, seen, _as_labelled(project, section, state, previous))
+        _relabel(applied, stored, section, labels, seen, _as_labelled(project, section, state, stored.rows))
     return applied
 
 
@@ -148,7 +148,7 @@ def _guarded(
     project: Project,
     section: SourceSection,
     state: Progress,
-    previous: pa.Table,
+    stored: StoredRows,
     found: pa.Table,
     *,
     approve_deletions: bool,
@@ -157,7 +157,12 @@ def _guarded(
     last = latest(found.filter(pc.is_in(found["type"], value_set=pa.array(["observed", "absent"]))))
     if approve_deletions or not len(last) or section.announces_deletions:
         return approve_deletions and bool(len(last))
+    since = datetime.now(UTC) - timedelta(seconds=project.config.guard.window_seconds)
+    since = max(since, state.approved_at or since)
     absent = last.filter(pc.equal(last["type"], "absent"))["uri"].combine_chunks()
+    if _few(project, section.name, absent, since):
+        return False
+    previous = stored.rows
     served = pc.equal(previous["status"], manifest.ACTIVE)
     gone = np.flatnonzero(pc.and_(pc.is_in(previous["uri"], value_set=absent), served).to_numpy().astype(np.bool_))
     there = last.filter(pc.equal(last["type"], "observed"))
@@ -165,8 +170,6 @@ def _guarded(
     lost = previous["content_hash"].take(pa.array(gone))
     moved = pc.sum(pc.is_in(lost, value_set=new["content_hash"].combine_chunks())).as_py() or 0
     left = (pc.sum(served).as_py() or 0) - len(gone) + len(new)
-    since = datetime.now(UTC) - timedelta(seconds=project.config.guard.window_seconds)
-    since = max(since, state.approved_at or since)
     try:
         guard_deletions(previous, gone, project.config.guard, source=section.name, left=left, since=since, moved=moved)
     except MassDeletionRefused as error:
@@ -176,31 +179,54 @@ def _guarded(
     return False
 
 
+def _few(project: Project, source: str, absent: pa.Array, since: datetime) -> bool:
+    """Whether so little is gone that the guard need not look at the source's documents; see `guard_deletions`."""
+    ids = [doc_id(source, uri) for uri in absent.to_pylist()]
+    lost = len(manifest.active_documents(project.lake, columns=["doc_id"], doc_ids=ids))
+    if not lost:
+        return True
+    served = census.count(project).get(source, census.Count()).active
+    before = census.recently_deleted(project, source, since)
+    return lost < served and (lost + before) / (served + before) <= project.config.guard.max_deleted_share
+
+
 def _documents(
-    applied: Applied, section: SourceSection, labels: SourceLabels, previous: pa.Table, found: pa.Table
+    applied: Applied,
+    section: SourceSection,
+    labels: SourceLabels,
+    stored: StoredRows,
+    events: WaitingEvents,
+    found: pa.Table,
+    lettered: frozenset[str],
 ) -> set[str]:
     """Stage what was found; returns the doc_ids of what the source itself was seen to hold."""
     last = latest(found.filter(pc.is_in(found["type"], value_set=pa.array(["observed", "absent"]))))
     seen: set[str] = set()
     for start in range(0, len(last), _PART_ROWS):
-        seen |= _documents_of(applied, section, labels, previous, last.slice(start, _PART_ROWS))
+        whole = events.whole(last.slice(start, _PART_ROWS))
+        seen |= _documents_of(applied, section, labels, stored, whole, lettered)
     return seen
 
 
 def _documents_of(
-    applied: Applied, section: SourceSection, labels: SourceLabels, previous: pa.Table, last: pa.Table
+    applied: Applied,
+    section: SourceSection,
+    labels: SourceLabels,
+    stored: StoredRows,
+    last: pa.Table,
+    lettered: frozenset[str],
 ) -> set[str]:
     """The same for one part: rows as Python holds them take ten times the memory of columns."""
     acl_ids = labels.acl_ids(last["uri"], last["readers"]).tolist()
     ids = [doc_id(section.name, uri) for uri in last["uri"].to_pylist()]
-    touched = previous.filter(pc.is_in(previous["doc_id"], value_set=pa.array(ids, pa.string())))
-    before = {row["doc_id"]: row for row in touched.to_pylist()}
+    before = {row["doc_id"]: row for row in stored.whole(ids)}
     seen: set[str] = set()
     rows: list[Row] = []
     refreshed: list[Row] = []
     for event, document, acl_id in zip(last.to_pylist(), ids, acl_ids, strict=True):
         known = before.get(document)
-        applied.healed.append((section.name, event["uri"]))
+        if event["uri"] in lettered:
+            applied.healed.append((section.name, event["uri"]))
         if event["type"] == "absent":
             if known is not None and known["status"] != manifest.DELETED:
                 detected = {"detected_at": event["received_at"]}
@@ -276,9 +302,12 @@ def _counted(applied: Applied, row: Row, known: Row | None) -> Row:
 
 
 def _failures(applied: Applied, found: pa.Table) -> None:
-    """The last failure of each document and stage that nothing cured since, and every message not understood."""
+    """The last failure of each document and stage that nothing cured since, and every message not understood.
+
+    `found` has no documents that were observed.
+    """
     open_ones: dict[tuple[str, str], Failure] = {}
-    for event in found.filter(pc.not_equal(found["type"], "observed")).to_pylist():
+    for event in found.to_pylist():
         uri, told = event["uri"], json.loads(event["attributes"])
         if event["type"] == "rejected":
             applied.failures.append(_failure(applied.source, event, "event", transient=False))
@@ -308,14 +337,14 @@ def _failure(source: str, event: Row, stage: Any, *, transient: bool) -> Failure
 
 def _relabel(
     applied: Applied,
-    previous: pa.Table,
+    stored: StoredRows,
     section: SourceSection,
     labels: SourceLabels,
     seen: Iterable[str],
     now: Listing,
 ) -> None:
     """Today's rules, tenant and classification for every document that was not seen just now."""
-    changed = decide(previous, now, None, labels=labels, source=section.name).relabelled
+    changed = decide(stored.rows, now, None, labels=labels, source=section.name).relabelled
     if not len(changed):
         return
     staged = [chunk for part in applied.staged for chunk in part["doc_id"].chunks]
@@ -323,11 +352,10 @@ def _relabel(
     changed = changed.filter(pc.invert(pc.is_in(changed["doc_id"], value_set=own.combine_chunks())))
     for start in range(0, len(changed), _PART_ROWS):
         rows = {row["doc_id"]: row for row in changed.slice(start, _PART_ROWS).to_pylist()}
-        touched = previous.filter(pc.is_in(previous["doc_id"], value_set=pa.array(list(rows), pa.string())))
         applied.staged += _columns(
             [
                 _counted(applied, {**as_staged(known), **rows[known["doc_id"]], "action": "attributes"}, known)
-                for known in touched.to_pylist()
+                for known in stored.whole(list(rows))
             ]
         )
 

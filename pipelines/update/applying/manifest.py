@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import LakeError
+from pipelines.identity import doc_id
 from pipelines.lake import dead_letters, manifest
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.schemas import DOCUMENTS
 from pipelines.project import Project
 from pipelines.update import staging
-from pipelines.update.applying import approvals, versions
+from pipelines.update.applying import approvals, census, versions
 from pipelines.update.applying.changes import FollowedTo, read_followed, read_outcomes
 from pipelines.update.applying.parse import parse_failures, parse_results
 from pipelines.update.looking import progress
@@ -48,16 +49,18 @@ def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
     failures = [*found_failures, *parse_failures(project, staged)]
     # Before the manifest: once it says that a content is quarantined, nobody parses that content again to find out why.
     dead_letters.record(lake, failures, healthy=(), run_id=run_id)
+    counted = census.count(project)
     counts: Counter[str] = Counter()
+    moved: dict[str, census.Count] = {}
     now = datetime.now(UTC)
     parts = [
-        _next_rows(project, staged.slice(start, _PART_ROWS), counts, run_id=run_id, now=now)
+        _next_rows(project, staged.slice(start, _PART_ROWS), counts, moved, run_id=run_id, now=now)
         for start in range(0, len(staged), _PART_ROWS)
     ]
     rows = pa.concat_tables([DOCUMENTS.empty_table(), *parts])
     version = lake.merge(manifest.TABLE, rows, key="doc_id", run_id=run_id)
-    documents = lake.read(manifest.TABLE, ["source", "uri", "status", "quarantined_hash"])
-    healthy = _healthy(project, documents, failures, healed)
+    whole = census.total(census.carry(project, counted, moved))
+    healthy = _healthy(project, failures, healed)
     open_letters = dead_letters.record(lake, (), healthy=healthy, run_id=run_id)
     versions.catch_up(project, run_id=run_id)
     _follow(project, followed)
@@ -68,16 +71,24 @@ def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
         deleted=counts["deleted"],
         access_changed=counts["access"],
         unchanged=sum(o.unchanged for o in outcomes),
-        quarantined=len(documents) - documents["quarantined_hash"].null_count,
-        active=pc.sum(pc.equal(documents["status"], manifest.ACTIVE)).as_py() or 0,
+        quarantined=whole.quarantined,
+        active=whole.active,
         open_dead_letters=open_letters,
         committed=bool(len(rows)),
         seconds=time.perf_counter() - started,
     )
 
 
-def _next_rows(project: Project, staged: pa.Table, counts: Counter[str], *, run_id: str, now: datetime) -> pa.Table:
-    """The next rows of the documents of some staged changes; what each change does is added to the counts."""
+def _next_rows(
+    project: Project,
+    staged: pa.Table,
+    counts: Counter[str],
+    moved: dict[str, census.Count],
+    *,
+    run_id: str,
+    now: datetime,
+) -> pa.Table:
+    """The next rows of the documents of some staged changes; what each change does is added to `counts` and `moved`."""
     previous = _previous(project, staged)
     content = staged.filter(pc.equal(staged["action"], "content"))
     results = parse_results(project, content) if content.num_rows else {}
@@ -87,12 +98,14 @@ def _next_rows(project: Project, staged: pa.Table, counts: Counter[str], *, run_
         counts[kind] += 1
         if row is not None:
             rows.append({**row, "run_id": run_id, "updated_at": now})
+            before = census.of_row(previous.get(change["doc_id"]))
+            source = change["source"]
+            moved[source] = moved.get(source, census.Count()).plus(census.of_row(row)).plus(before, -1)
     return pa.Table.from_pylist(rows, schema=DOCUMENTS)
 
 
 def _previous(project: Project, staged: pa.Table) -> dict[str, Row]:
-    where = pc.field("doc_id").isin(staged["doc_id"])
-    return {row["doc_id"]: row for row in project.lake.read(manifest.TABLE, where=where).to_pylist()}
+    return {row["doc_id"]: row for row in project.lake.lookup(manifest.TABLE, staged["doc_id"]).to_pylist()}
 
 
 def _next_row(
@@ -192,17 +205,20 @@ def _follow(project: Project, followed: list[FollowedTo]) -> None:
             approvals.settle(project.home, one.source)
 
 
-def _healthy(
-    project: Project, documents: pa.Table, failures: list[Failure], healed: set[tuple[str, str]]
-) -> list[tuple[str, str]]:
+def _healthy(project: Project, failures: list[Failure], healed: set[tuple[str, str]]) -> list[tuple[str, str]]:
     """Documents with an open letter that nothing is wrong with any more."""
+    letters = dead_letters.open_letters(project.lake).select(["source", "uri", "stage"]).to_pylist()
     failing = {(failure.source, failure.uri) for failure in failures}
+    documents = project.lake.lookup(
+        manifest.TABLE,
+        [doc_id(row["source"], row["uri"]) for row in letters],
+        ["source", "uri", "quarantined_hash"],
+    )
     quarantined = documents.filter(documents["quarantined_hash"].is_valid())
     failing |= set(zip(quarantined["source"].to_pylist(), quarantined["uri"].to_pylist(), strict=True))
-    letters = dead_letters.open_letters(project.lake)
     return [
         (row["source"], row["uri"])
-        for row in letters.to_pylist()
+        for row in letters
         if (row["source"], row["uri"]) not in failing
         and (row["stage"] in ("parse", "chunk") or (row["stage"] != "encode" and (row["source"], row["uri"]) in healed))
     ]

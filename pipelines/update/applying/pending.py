@@ -14,6 +14,8 @@ from pipelines.update.applying import approvals
 from pipelines.update.applying.found import labels_fingerprint
 from pipelines.update.looking import progress
 
+_NARROW = ["sequence", "received_at"]
+
 
 @dataclass(frozen=True, slots=True)
 class SourcePending:
@@ -44,8 +46,8 @@ def pending(project: Project) -> tuple[SourcePending, ...]:
     fold_case = project.config.principals.fold_case
     for section in project.config.sources:
         state = progress.read(project.home, section.name)
-        announced = project.events.after(section.name, state.observed_sequence, ANNOUNCED)
-        waiting = project.events.after(section.name, state.applied_sequence, FOUND)
+        announced = project.events.after(section.name, state.observed_sequence, ANNOUNCED, columns=_NARROW)
+        waiting = project.events.after(section.name, state.applied_sequence, FOUND, columns=_NARROW)
         request = asked.get(section.name)
         held = None
         if request is not None and request.approved_by is None:

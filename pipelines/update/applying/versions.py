@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipelines.project import Project
 
 TABLE = "document_versions"
 _COMMITS = 200  # of the manifest, read at a time
+_PART_ROWS = 16_384  # held as Python's own objects at a time
 _BEFORE = frozenset({"update_preimage", "delete"})
 _LABELS = ("acl_id", "tenant", "classification")
 Row = dict[str, Any]
@@ -36,8 +38,8 @@ def catch_up(project: Project, *, run_id: str) -> int:
         feed = lake.changes(manifest.TABLE, known, until)
         if feed is None:
             return added + _fill(project, version, run_id=run_id)
-        rows = _versions(feed)
-        lake.append(TABLE, pa.Table.from_pylist(rows, schema=DOCUMENT_VERSIONS), run_id=run_id)
+        rows = pa.concat_tables([DOCUMENT_VERSIONS.empty_table(), *_versions(feed)])
+        lake.append(TABLE, rows, run_id=run_id)
         added += len(rows)
         known = until
     return added
@@ -45,23 +47,27 @@ def catch_up(project: Project, *, run_id: str) -> int:
 
 def _newest(project: Project) -> int:
     """The manifest's version up to which everything is kept; -1 for nothing."""
-    kept = project.lake.read(TABLE, ["durable_at", "manifest_version"])
+    kept = project.lake.newest(TABLE, ["durable_at", "manifest_version"], by="durable_at", rows=1)
     if not kept.num_rows:
         return -1
     newest = kept.filter(pc.equal(kept["durable_at"], pc.max(kept["durable_at"])))
     return int(pc.max(newest["manifest_version"]).as_py())
 
 
-def _versions(feed: pa.Table) -> list[Row]:
-    before = {
-        (row["_commit_version"], row["doc_id"]): row
-        for row in feed.filter(pc.is_in(feed["_change_type"], pa.array(sorted(_BEFORE)))).to_pylist()
-    }
-    after = feed.filter(pc.invert(pc.is_in(feed["_change_type"], pa.array(sorted(_BEFORE)))))
-    return [
-        _version(row, _change(before.get((row["_commit_version"], row["doc_id"])), row), row["_commit_version"])
-        for row in after.sort_by([("_commit_version", "ascending"), ("uri", "ascending")]).to_pylist()
-    ]
+def _versions(feed: pa.Table) -> Iterator[pa.Table]:
+    """The versions that a feed tells, worked out a part at a time: a first build may be one commit of all documents."""
+    is_before = pc.is_in(feed["_change_type"], pa.array(sorted(_BEFORE)))
+    before, after = feed.filter(is_before), feed.filter(pc.invert(is_before))
+    after = after.sort_by([("_commit_version", "ascending"), ("uri", "ascending")])
+    for start in range(0, len(after), _PART_ROWS):
+        part = after.slice(start, _PART_ROWS)
+        theirs = before.filter(pc.is_in(before["doc_id"], value_set=part["doc_id"].combine_chunks()))
+        earlier = {(row["_commit_version"], row["doc_id"]): row for row in theirs.to_pylist()}
+        rows = [
+            _version(row, _change(earlier.get((row["_commit_version"], row["doc_id"])), row), row["_commit_version"])
+            for row in part.to_pylist()
+        ]
+        yield pa.Table.from_pylist(rows, schema=DOCUMENT_VERSIONS)
 
 
 def _change(before: Row | None, after: Row) -> str:
@@ -87,9 +93,10 @@ def _version(row: Row, change: str, manifest_version: int) -> Row:
 def _fill(project: Project, version: int, *, run_id: str) -> int:
     """Keep the present state of every document, and say that what was before it is not known."""
     now = datetime.now(UTC)
-    rows = [
-        {**_version(row, "gap", version), "durable_at": now, "run_id": run_id}
-        for row in project.lake.read(manifest.TABLE).to_pylist()
-    ]
-    project.lake.append(TABLE, pa.Table.from_pylist(rows, schema=DOCUMENT_VERSIONS), run_id=run_id)
-    return len(rows)
+    parts = [DOCUMENT_VERSIONS.empty_table()]
+    for batch in project.lake.read(manifest.TABLE).to_batches(max_chunksize=_PART_ROWS):
+        rows = [{**_version(row, "gap", version), "durable_at": now, "run_id": run_id} for row in batch.to_pylist()]
+        parts.append(pa.Table.from_pylist(rows, schema=DOCUMENT_VERSIONS))
+    kept = pa.concat_tables(parts)
+    project.lake.append(TABLE, kept, run_id=run_id)  # at once: the next call takes all of it for done
+    return len(kept)

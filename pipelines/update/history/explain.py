@@ -128,7 +128,7 @@ def _elsewhere(project: Project, live: Snapshot, wanted: str) -> str:
         if not wanted or snapshot.snapshot_id not in whole or lost_manifest(project, snapshot):
             continue
         documents = manifest.active_documents(project.lake, snapshot.manifest_version)
-        rows = ExpectedRows(project, documents, model_fp=snapshot.model_fp)
+        rows = ExpectedRows(project, documents, snapshot=snapshot)
         for doc_id, one in zip(rows.doc_ids, rows.chunk_ids, strict=True):
             if one.startswith(wanted):
                 uri = documents.filter(pc.equal(documents["doc_id"], doc_id))["uri"][0].as_py()

@@ -5,7 +5,7 @@ A look compares with this, so that it finds nothing twice, and notices when a do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,40 @@ def latest(events: pa.Table) -> pa.Table:
     return events.take(rows.take(pc.array_sort_indices(rows)))
 
 
+class Keyed:
+    """A table's rows by one of its columns, each made a dictionary only when it is asked for.
+
+    A thorough look has every document of a source at hand: as dictionaries 300,000 rows would take 600 MB.
+    """
+
+    def __init__(self, table: pa.Table, column: str) -> None:
+        self._table = table.combine_chunks()
+        self._at = {key: row for row, key in enumerate(table[column].to_pylist())}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._at
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def get(self, key: str | None) -> dict[str, Any] | None:
+        """The row of that key, if there is one."""
+        at = self._at.get(key) if key is not None else None
+        if at is None:
+            return None
+        row: dict[str, Any] = self._table.slice(at, 1).to_pylist()[0]
+        return row
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        row = self.get(key)
+        if row is None:
+            raise KeyError(key)
+        return row
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What is known of a source: `table` with the columns that a comparison needs, and whole rows when asked for."""
@@ -49,15 +83,15 @@ class Known:
     found: pa.Table  # whole rows of what waits to be applied
     lake: Lake
 
-    def rows(self, doc_ids: pa.ChunkedArray) -> list[dict[str, Any]]:
-        """The whole rows of these documents, as far as they are known."""
-        if not len(doc_ids):
-            return []
+    def rows(self, doc_ids: pa.ChunkedArray) -> Keyed:
+        """The whole rows of these documents by their id, as far as they are known."""
         wanted = doc_ids.combine_chunks()
-        rows: list[dict[str, Any]] = self.found.filter(pc.is_in(self.found["doc_id"], value_set=wanted)).to_pylist()
-        own = {row["doc_id"] for row in rows}
-        stored = self.lake.read(manifest.TABLE, where=pc.field("doc_id").isin(wanted)).to_pylist()
-        return rows + [row for row in stored if row["doc_id"] not in own]
+        own = self.found.filter(pc.is_in(self.found["doc_id"], value_set=wanted))
+        if not len(wanted):
+            return Keyed(own, "doc_id")
+        stored = self.lake.lookup(manifest.TABLE, wanted)
+        stored = stored.filter(pc.invert(_in(stored["doc_id"], own["doc_id"])))
+        return Keyed(pa.concat_tables([own, stored.cast(own.schema)]), "doc_id")
 
 
 def known_documents(
@@ -73,16 +107,23 @@ def known_documents(
         hints: only what these name; None: the whole source.
     """
     waiting = latest(events.after(progress.source, progress.applied_sequence, ("observed", "absent")))
-    mine = pc.field("source") == progress.source  # with that column among those that are read, no others are
-    rows = lake.read(manifest.TABLE, [*COMPARED, "source"], where=mine).select(COMPARED)
+    rows = _stored(lake, progress.source, hints)
     if hints is not None:
         rows, waiting = (table.filter(pa.array(hinted(table["uri"], hints))) for table in (rows, waiting))
     if not len(waiting):
         return Known(rows, DOCUMENTS.empty_table(), lake)
     again = _in(rows["uri"], waiting["uri"])
-    before = lake.read(manifest.TABLE, where=pc.field("doc_id").isin(rows.filter(again)["doc_id"].combine_chunks()))
+    before = lake.lookup(manifest.TABLE, rows.filter(again)["doc_id"])
     found = _as_documents(before, waiting, labels, progress.source)
     return Known(pa.concat_tables([rows.filter(pc.invert(again)), found.select(COMPARED)]), found, lake)
+
+
+def _stored(lake: Lake, source: str, hints: Sequence[Hint] | None) -> pa.Table:
+    """The manifest's rows of a source, or at least those that the hints name."""
+    if hints is not None and not any(hint.subtree for hint in hints):
+        return lake.lookup(manifest.TABLE, [doc_id(source, hint.uri) for hint in hints], COMPARED)
+    mine = pc.field("source") == source  # with that column among those that are read, no others are
+    return lake.read(manifest.TABLE, [*COMPARED, "source"], where=mine).select(COMPARED)
 
 
 def hinted(uris: pa.ChunkedArray, hints: Sequence[Hint]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -20,7 +20,7 @@ from pipelines.parsing.media_types import detect_media_type
 from pipelines.sources.base import Fetched, FetchFailure, Hint, Listing, Progress, Source
 from pipelines.sources.detect import Decision, decide
 from pipelines.sources.section import SourceSection
-from pipelines.update.looking.known import Known
+from pipelines.update.looking.known import Keyed, Known
 
 AGAIN = "again:"
 """How the origin begins of what was looked at because somebody asked: it is parsed again, too."""
@@ -96,8 +96,8 @@ class Look:
             for p in listing.problems
         ]
         readers = _reported(listing)
-        previous = {row["doc_id"]: row for row in known.rows(_touched(decision))}
-        looked = {row["uri"]: row for row in decision.look.to_pylist()}
+        previous = known.rows(_touched(decision))
+        looked = Keyed(decision.look, "uri")
         if readers:  # what the rules say is applied without a look
             for row in decision.relabelled.to_pylist():
                 if row["uri"] not in looked:
@@ -110,12 +110,14 @@ class Look:
                 self.progress(self.fetched, len(looked))
             if event is None:
                 continue
-            if event.type == "observed" and self._same(event, previous.get(looked[event.uri]["doc_id"] or "")):
-                again.append(event)
+            before = previous.get(looked[event.uri]["doc_id"])
+            if event.type == "observed" and before is not None and self._same(event, before):
+                self.unchanged += 1
+                if before["modified_at"] != event.modified_at:
+                    again.append(event)
                 continue
             found = True
             yield event
-        self.unchanged += len(again)
         gone = decision.deleted["uri"].to_pylist()
         if found or gone:  # a time stamp that can be trusted now is alone no reason to write
             yield from again
@@ -123,7 +125,7 @@ class Look:
             yield self._event("absent", uri)
 
     def _answered(
-        self, answer: Fetched | FetchFailure, looked: dict[str, Row], previous: dict[str, Row], readers: dict[str, Any]
+        self, answer: Fetched | FetchFailure, looked: Keyed, previous: Keyed, readers: dict[str, Any]
     ) -> Event | None:
         if not isinstance(answer, Fetched):
             self.failures.append(
@@ -136,7 +138,7 @@ class Look:
                     transient=answer.transient,
                 )
             )
-            before = previous.get(looked[answer.uri]["doc_id"] or "")
+            before = previous.get(looked[answer.uri]["doc_id"])
             if readers and before is not None and before["acl_id"] != looked[answer.uri]["acl_id"]:
                 return self._relabelled(before, readers)  # its bytes stay as they were served, its readers do not
             return None
@@ -168,9 +170,9 @@ class Look:
             readers=readers.get(known["uri"]),
         )
 
-    def _same(self, event: Event, known: Row | None) -> bool:
+    def _same(self, event: Event, known: Row) -> bool:
         """Whether a document that was read is as it was known, but for a time stamp that nobody trusted."""
-        if known is None or known["status"] == manifest.DELETED or event.uri in self.asked:
+        if known["status"] == manifest.DELETED or event.uri in self.asked:
             return False
         newest = known["quarantined_hash"] or known["content_hash"]
         if event.readers is not None:  # what the rules say is applied without a look

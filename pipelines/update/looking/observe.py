@@ -20,9 +20,8 @@ from pipelines.governance.access import AclRegistry
 from pipelines.lake import dead_letters
 from pipelines.lake.blobs import BlobStore
 from pipelines.lake.dead_letters import Failure
-from pipelines.lake.events import ANNOUNCED, Event, EventLog
+from pipelines.lake.events import ANNOUNCED, Event
 from pipelines.lake.lock import waiting_lock
-from pipelines.lake.tables import Lake
 from pipelines.project import Project
 from pipelines.sources.addresses.uris import below
 from pipelines.sources.base import Hint, Polling, Progress, Source
@@ -66,7 +65,7 @@ def observe(
     """Look at a source and append what differs from what is known of it to `change_events`.
 
     Args:
-        project: whose source it is. Only its configuration and places are used, so that looks may run in threads.
+        project: whose source it is; looks may run in threads.
         source: its name.
         run_id: recorded with what is appended.
         mode: "listing": everything that is there, and with it all that was announced. "hints": only what was announced
@@ -93,7 +92,7 @@ def observe(
 
 def due(project: Project, now: datetime) -> list[tuple[str, Mode]]:
     """Monitored sources that need a look, and which: by their cadence, or because an announcement is not looked at."""
-    log = EventLog(project.home)
+    log = project.events
     found: list[tuple[str, Mode]] = []
     for section in project.config.sources:
         if not section.monitor:
@@ -112,14 +111,14 @@ def due(project: Project, now: datetime) -> list[tuple[str, Mode]]:
 
 
 class _Observation:
-    """One look with what it needs; tables of its own, because looks run side by side."""
+    """One look with what it needs; looks that run side by side share the tables, which are opened once."""
 
     def __init__(
         self, project: Project, source: str, run_id: str, *, thorough: bool, progress: Progress | None
     ) -> None:
         self._home, self._run_id, self._thorough, self._progress = project.home, run_id, thorough, progress
         self._section = project.config.source(source)
-        self._lake, self._log = Lake(project.home.lake), EventLog(project.home)
+        self._lake, self._log = project.lake, project.events
         self._blobs = BlobStore(project.home.blobs)
         self._labels = project.labels(self._section, AclRegistry(self._lake.read("acl_sets")))
         self._state = following.read(project.home, source)

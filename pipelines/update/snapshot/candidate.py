@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipelines.identity import digest, fingerprint
-from pipelines.index.slots import idle_slot
+from pipelines.index.slots import every_slot, idle_slot, kept_slots, slot_names
 from pipelines.lake import manifest, snapshots
 from pipelines.lake.derive import Progress
 from pipelines.lake.manifest import ManifestChanges
@@ -16,7 +20,9 @@ from pipelines.project import Project
 from pipelines.update import staging
 from pipelines.update.reports import CandidateReport
 from pipelines.update.snapshot.promotion import reconcile
-from pipelines.update.snapshot.rows import ExpectedRows
+from pipelines.update.snapshot.rows import ExpectedRows, portions, spanning
+
+_DOCUMENTS_A_JOIN = 8_000  # of a difference, with their rows before and after
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ def build_candidate(
         project: whose manifest is the desired state.
         run_id: recorded with the snapshot.
         full: build from nothing even where a difference would do, without trust in the change feed.
-        progress: called with (rows written or removed, rows in all).
+        progress: called with (documents done, documents in all).
 
     Raises:
         IndexUnavailable: the index cannot be reached; the next run continues from the slot's own record.
@@ -53,6 +59,7 @@ def build_candidate(
         reason = _nothing_to_do(project, live, history, version)
         if reason:
             return _report(live, built=False, touched=(), reason=reason, started=started)
+    _drop_spare(project, history)
     plan = _plan(project, history, version, full=full)
     built = plan.changes and _build_difference(project, plan, plan.changes, history, version, run_id, progress)
     if built:
@@ -97,8 +104,23 @@ def lost_manifest(project: Project, snapshot: Snapshot) -> bool:
 
 
 def _same_rows(project: Project, changes: ManifestChanges) -> bool:
-    before, after = ExpectedRows(project, changes.before), ExpectedRows(project, changes.after)
-    return not before.documents_without_rows() and before.hashes() == after.hashes()
+    for some in some_at_a_time(changes):
+        before, after = ExpectedRows(project, some.before), ExpectedRows(project, some.after)
+        if before.documents_without_rows() or before.hashes() != after.hashes():
+            return False
+    return True
+
+
+def some_at_a_time(changes: ManifestChanges) -> Iterator[ManifestChanges]:
+    """The changes of some documents at a time, so that their rows fit in memory."""
+    ids = changes.doc_ids
+    for start in range(0, len(ids), _DOCUMENTS_A_JOIN):
+        some = pa.array(ids[start : start + _DOCUMENTS_A_JOIN], pa.string())
+
+        def of(documents: pa.Table, some: pa.Array = some) -> pa.Table:
+            return documents.filter(pc.is_in(documents["doc_id"], value_set=some))
+
+        yield ManifestChanges(of(changes.before), of(changes.after), changes.passing.intersection(some.to_pylist()))
 
 
 def _plan(project: Project, history: list[Snapshot], version: int, *, full: bool) -> SlotPlan:
@@ -122,6 +144,8 @@ def _plan(project: Project, history: list[Snapshot], version: int, *, full: bool
         return rebuild("the slot holds a snapshot that the tables do not know")
     if held.status == "rejected":
         return rebuild("the slot's snapshot was rejected")
+    if held.snapshot_id in snapshots.disputed(history):
+        return rebuild("the slot's snapshot is not what a rebuild from nothing came to")
     if state["manifest_version"] > version:
         return rebuild("the slot is ahead of the manifest")
     if lost_manifest(project, held):
@@ -136,6 +160,17 @@ def _plan(project: Project, history: list[Snapshot], version: int, *, full: bool
     # Of a candidate that was killed before its gates, they must look at what that build wrote, too.
     proved = held.status != "candidate" or bool(held.gates)
     return SlotPlan(collection, state, changes, reason, proved)
+
+
+def _drop_spare(project: Project, history: list[Snapshot]) -> None:
+    """Remove a slot that was used only while another was kept for an operator, once nothing is kept any more."""
+    index = project.index()
+    live = index.alias_target(project.alias)
+    if kept_slots(history) - {live}:
+        return
+    spare = set(every_slot(project.alias)) - set(slot_names(project.alias, project.config.milvus.slots)) - {live}
+    for collection in sorted(spare.intersection(index.collections())):
+        index.drop(collection)
 
 
 def rebuild_at(project: Project, snapshot: Snapshot, *, run_id: str, progress: Progress | None = None) -> Snapshot:
@@ -158,29 +193,35 @@ def _build_full(
     progress: Progress | None,
     kind: snapshots.Kind = "full",
 ) -> Snapshot:
-    documents = manifest.active_documents(project.lake, version)
-    expected = ExpectedRows(project, documents)
-    index = project.index()
+    index, lake = project.index(), project.lake
     index.drop(collection)
     index.create(collection, project.recipe.dimension)
-    done = 0
-    for table in expected.tables():
-        index.upsert(collection, table)
-        done += table.num_rows
+    statistics: snapshots.Statistics = {}
+    documents, rows, row_digest = 0, 0, digest(())
+    in_all = manifest.active_count(lake, version)
+    for pages in portions(max(in_all, lake.count("chunks"))):
+        some = manifest.active_documents(lake, version, portion=spanning(pages))
+        expected = ExpectedRows(project, some)
+        for table in expected.tables():
+            index.upsert(collection, table)
+        documents += some.num_rows
+        rows += len(expected)
+        row_digest = digest(expected.row_hashes, start=row_digest)
+        statistics = snapshots.counted(statistics, expected.terms())
         if progress:
-            progress(done, len(expected))
+            progress(documents, in_all)
     return _record(
         project,
         collection,
         history,
         kind=kind,
         version=version,
-        documents=documents.num_rows,
-        rows=len(expected),
-        row_digest=digest(expected.row_hashes),
-        upserted=len(expected),
+        documents=documents,
+        rows=rows,
+        row_digest=row_digest,
+        upserted=rows,
         deleted=0,
-        statistics=snapshots.counted({}, expected.terms()),
+        statistics=statistics,
         run_id=run_id,
     )
 
@@ -194,30 +235,43 @@ def _build_difference(
     run_id: str,
     progress: Progress | None,
 ) -> tuple[Snapshot, tuple[str, ...]] | None:
-    """The candidate and the documents touched; None, with nothing written, when it takes a build from nothing."""
+    """The candidate and the documents touched; None when it takes a build from nothing, which starts with a drop.
+
+    Documents are taken some thousand at a time, each part's new rows before its old ones go.
+    """
     index, state, collection = project.index(), plan.state, plan.collection
-    before, after = ExpectedRows(project, changes.before), ExpectedRows(project, changes.after)
-    wanted = after.hashes()
-    # What the slot really holds decides what is written: a build that was killed half-way left some of it done.
-    held = index.row_hashes(collection, changes.doc_ids)
     statistics = snapshots.find_term_statistics(project.lake, state["snapshot_id"])
-    if statistics is None or not (state["building"] or held == before.hashes()):
+    if statistics is None:
         return None
-    upserts = [
-        position
-        for position, (key, value) in enumerate(zip(after.chunk_ids, after.row_hashes, strict=True))
-        if held.get(key) != value
-    ]
-    deletes = sorted(set(held) - set(wanted))
-    total, done = len(upserts) + len(deletes), 0
-    index.write_state(collection, {**state, "building": True})
-    for table in after.tables(upserts):
-        index.upsert(collection, table)
-        done += table.num_rows
+    interrupted = bool(state["building"])
+    rows, row_digest, upserted, deleted = int(state["rows"]), str(state["digest"]), 0, 0
+    done, total = 0, len(changes.doc_ids)
+    for some in some_at_a_time(changes):
+        before, after = ExpectedRows(project, some.before), ExpectedRows(project, some.after)
+        wanted = after.hashes()
+        # What the slot really holds decides what is written: a build that was killed half-way left some of it done.
+        held = index.row_hashes(collection, some.doc_ids)
+        if not (interrupted or held == before.hashes()):
+            return None
+        upserts = [
+            position
+            for position, (key, value) in enumerate(zip(after.chunk_ids, after.row_hashes, strict=True))
+            if held.get(key) != value
+        ]
+        deletes = sorted(set(held) - set(wanted))
+        if not done:
+            index.write_state(collection, {**state, "building": True})
+        for table in after.tables(upserts):
+            index.upsert(collection, table)
+        index.delete(collection, deletes)
+        rows += len(after) - len(before)
+        row_digest = digest(before.row_hashes, start=row_digest, subtract=True)
+        row_digest = digest(after.row_hashes, start=row_digest)
+        statistics = snapshots.counted(statistics, before.terms(), sign=-1)
+        statistics = snapshots.counted(statistics, after.terms())
+        upserted, deleted, done = upserted + len(upserts), deleted + len(deletes), done + len(some.doc_ids)
         if progress:
             progress(done, total)
-    index.delete(collection, deletes)
-    carried = digest(before.row_hashes, start=state["digest"], subtract=True)
     snapshot = _record(
         project,
         collection,
@@ -225,11 +279,11 @@ def _build_difference(
         kind="incremental",
         version=version,
         documents=state["documents"] + changes.after.num_rows - changes.before.num_rows,
-        rows=state["rows"] + len(after) - len(before),
-        row_digest=digest(after.row_hashes, start=carried),
-        upserted=len(upserts),
-        deleted=len(deletes),
-        statistics=snapshots.counted(snapshots.counted(statistics, before.terms(), sign=-1), after.terms()),
+        rows=rows,
+        row_digest=row_digest,
+        upserted=upserted,
+        deleted=deleted,
+        statistics=statistics,
         run_id=run_id,
     )
     return snapshot, tuple(changes.doc_ids)
@@ -264,7 +318,7 @@ def _record(
         manifest_version=version,
         recipe_fp=recipe.fingerprint,
         model_fp=recipe.model_fp,
-        model=recipe.model,
+        model={**recipe.model, snapshots.RECIPES: recipe.chunk_fps},
         collection=collection,
         documents=documents,
         rows=rows,
@@ -290,7 +344,7 @@ def slot_state(snapshot: Snapshot) -> dict[str, Any]:
         "manifest_version": snapshot.manifest_version,
         "recipe_fp": snapshot.recipe_fp,
         "model_fp": snapshot.model_fp,
-        "model": snapshot.model,
+        "model": {name: value for name, value in snapshot.model.items() if name != snapshots.RECIPES},
         "documents": snapshot.documents,
         "rows": snapshot.rows,
         "digest": snapshot.digest,

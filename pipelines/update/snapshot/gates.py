@@ -6,24 +6,25 @@ read in the index is computed anew from the stored fields, never taken from a st
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import Protocol
 
 from pipelines.errors import GateFailed
-from pipelines.identity import digest
-from pipelines.lake import dead_letters, snapshots
+from pipelines.lake import snapshots
 from pipelines.lake.snapshots import Snapshot
 from pipelines.project import Project
 from pipelines.update.reports import GateResult
-from pipelines.update.snapshot.evidence import Evidence, gather
+from pipelines.update.snapshot.evidence import Evidence, Problems, gather
 
-_SHOWN = 20  # failing rows in a result
-_NORM_TOLERANCE = 1e-3
+
+class Gate(Protocol):
+    """A check of a candidate; its docstring says what holds when it passes."""
+
+    __name__: str
+
+    def __call__(self, project: Project, snapshot_id: str) -> GateResult:
+        """Judge the candidate."""
 
 
 def row_count_parity(project: Project, snapshot_id: str) -> GateResult:
@@ -41,126 +42,77 @@ def row_count_parity(project: Project, snapshot_id: str) -> GateResult:
 def digest_parity(project: Project, snapshot_id: str) -> GateResult:
     """The rows read back from the slot have the digest that the tables say."""
     evidence = gather(project, snapshot_id)
-    expected = digest(evidence.expected.row_hashes)
-    actual = digest(computed for _, _, computed in evidence.actual_hashes)
-    carried = evidence.touched is not None or expected == evidence.snapshot.digest
-    passed = expected == actual and carried
-    return GateResult(
-        "digest_parity",
-        passed,
-        "The rows read back from the slot have the digest that the tables say.",
-        {
-            "scope": _scope(evidence),
-            "rows_read": len(evidence.actual_hashes),
-            "expected_digest": expected,
-            "actual_digest": actual,
-            "snapshot_digest": evidence.snapshot.digest,
-            "failing_rows": [] if passed else evidence.differences()[:_SHOWN],
-        },
+    carried = evidence.touched is not None or evidence.expected_digest == evidence.snapshot.digest
+    return _judged(
+        digest_parity,
+        evidence,
+        evidence.rows_that_differ,
+        passed=evidence.expected_digest == evidence.digest and carried,
+        rows_read=evidence.rows,
+        expected_digest=evidence.expected_digest,
+        actual_digest=evidence.digest,
+        snapshot_digest=evidence.snapshot.digest,
     )
 
 
 def unique_keys(project: Project, snapshot_id: str) -> GateResult:
     """No chunk is in the slot twice, and no chunk or vector is in its table twice."""
     evidence = gather(project, snapshot_id)
-    in_slot = _repeated(chunk_id for chunk_id, _, _ in evidence.actual_hashes)
-    chunks, vectors = evidence.expected.table_keys()
-    in_chunks, in_vectors = _repeated(chunks), _repeated(vectors)
-    return GateResult(
-        "unique_keys",
-        not (in_slot or in_chunks or in_vectors),
-        "No chunk is in the slot twice, and no chunk or vector is in its table twice.",
-        {
-            "scope": _scope(evidence),
-            "failing_rows": [
-                {"table": table, "key": str(key)}
-                for table, keys in (("index", in_slot), ("chunks", in_chunks), ("embeddings", in_vectors))
-                for key in keys[:_SHOWN]
-            ],
-        },
-    )
+    return _judged(unique_keys, evidence, evidence.repeated)
 
 
 def finite_vectors(project: Project, snapshot_id: str) -> GateResult:
-    """Every vector is finite, of the model's dimension, and of unit length."""
+    """Every vector in the slot is finite, of the model's dimension, and of unit length."""
     evidence = gather(project, snapshot_id)
-    dimension = project.recipe.dimension
-    failing: list[dict[str, object]] = []
-    checked = 0
-    for batch in evidence.expected.vector_batches():
-        checked += batch.num_rows
-        lengths = pc.list_value_length(batch["vector"]).to_numpy(zero_copy_only=False)
-        if (lengths == dimension).all():
-            vectors = batch["vector"].flatten().to_numpy().reshape(-1, dimension).astype(np.float64)
-            norms = np.linalg.norm(vectors, axis=1)
-        else:
-            norms = np.where(lengths == dimension, 1.0, np.nan)
-        bad = np.flatnonzero(~(np.abs(norms - 1.0) <= _NORM_TOLERANCE))
-        failing += [
-            {"text_hash": batch["text_hash"][int(i)].as_py(), "norm": float(norms[i]), "dimension": int(lengths[i])}
-            for i in bad[:_SHOWN]
-        ]
-    return GateResult(
-        "finite_vectors",
-        not failing,
-        "Every vector is finite, of the model's dimension, and of unit length.",
-        {"scope": _scope(evidence), "vectors": checked, "failing_rows": failing[:_SHOWN]},
-    )
+    return _judged(finite_vectors, evidence, evidence.unusable_vectors, vectors=evidence.rows)
+
+
+def vectors_match(project: Project, snapshot_id: str) -> GateResult:
+    """Every row is searched by the very vectors of the tables: dense and sparse, read back and compared bit for bit."""
+    evidence = gather(project, snapshot_id)
+    return _judged(vectors_match, evidence, evidence.vectors_that_differ, vectors=evidence.rows)
 
 
 def documents_accounted(project: Project, snapshot_id: str) -> GateResult:
     """Every active document has rows, or is known to hold no text, or has a dead letter that says why."""
-    from pipelines.update.applying.parse import parse_results
-
     evidence = gather(project, snapshot_id)
-    without = set(evidence.expected.documents_without_rows())
-    documents = evidence.documents
-    documents = documents.filter(pc.is_in(documents["doc_id"], value_set=pa.array(sorted(without), pa.string())))
-    letters = dead_letters.unresolved(project.lake)
-    explained = set(zip(letters["source"].to_pylist(), letters["uri"].to_pylist(), strict=True))
-    results = parse_results(project, documents)
-    empty, failing = 0, []
-    for row in documents.to_pylist():
-        result = results.get((row["content_hash"], row["media_type"]))
-        if result is not None and result["status"] == "empty":
-            empty += 1
-        elif (row["source"], row["uri"]) not in explained:
-            failing.append({"source": row["source"], "uri": row["uri"], "parsed": result["status"] if result else "no"})
-    return GateResult(
-        "documents_accounted",
-        not failing,
-        "Every active document has rows, or is known to hold no text, or has a dead letter that says why.",
-        {
-            "scope": _scope(evidence),
-            "documents": evidence.documents.num_rows,
-            "without_text": empty,
-            "failing_rows": failing[:_SHOWN],
-        },
+    return _judged(
+        documents_accounted,
+        evidence,
+        evidence.unexplained,
+        documents=evidence.documents,
+        without_text=evidence.without_text,
     )
 
 
 def token_budget(project: Project, snapshot_id: str) -> GateResult:
     """No chunk is longer than the encoder reads, so that nothing is ever cut."""
     evidence = gather(project, snapshot_id)
-    limit = project.recipe.max_tokens
-    tokens = evidence.expected.tokens()
-    over = {key: count for key, count in tokens.items() if count > limit}
-    return GateResult(
-        "token_budget",
-        not over,
-        "No chunk is longer than the encoder reads, so that nothing is ever cut.",
-        {
-            "scope": _scope(evidence),
-            "limit": limit,
-            "longest": max(tokens.values(), default=0),
-            "failing_rows": [{"text_hash": key, "tokens": count} for key, count in list(over.items())[:_SHOWN]],
-        },
+    return _judged(
+        token_budget, evidence, evidence.over_budget, limit=project.recipe.max_tokens, longest=evidence.longest
     )
 
 
-GATES: dict[str, Callable[[Project, str], GateResult]] = {
+def _judged(
+    gate: Gate, evidence: Evidence, problems: Problems, *, passed: bool | None = None, **details: object
+) -> GateResult:
+    """The result of a gate that fails where there are problems; `passed` where that alone does not decide."""
+    name, description = gate.__name__, (gate.__doc__ or "").strip()
+    told = {"scope": evidence.scope, **details, "failing": problems.count, "failing_rows": list(problems.first)}
+    return GateResult(name, not problems.count if passed is None else passed, description, told)
+
+
+GATES: dict[str, Gate] = {
     gate.__name__: gate
-    for gate in (row_count_parity, digest_parity, unique_keys, finite_vectors, documents_accounted, token_budget)
+    for gate in (
+        row_count_parity,
+        digest_parity,
+        unique_keys,
+        finite_vectors,
+        vectors_match,
+        documents_accounted,
+        token_budget,
+    )
 }
 
 
@@ -180,12 +132,19 @@ def run_gates(project: Project, snapshot_id: str) -> list[GateResult]:
 
 
 def record_gates(project: Project, snapshot_id: str, results: Iterable[GateResult], *, run_id: str) -> None:
-    """Write the results into the snapshot's record; a candidate with a gate that did not pass becomes rejected."""
-    snapshot = snapshots.find(snapshots.history(project.lake, project.alias), snapshot_id)
+    """Write the results into the snapshot's record; a candidate with a gate that did not pass becomes rejected.
+
+    One that passed them all and differs from the incremental index becomes diverged: nobody knows yet which is right.
+    """
+    history = snapshots.history(project.lake, project.alias)
+    snapshot = snapshots.find(history, snapshot_id)
     recorded = {result.name: {"passed": result.passed, **result.details} for result in results}
-    passed = all(gate["passed"] for gate in recorded.values())
-    status = snapshot.status if passed else "rejected"
-    snapshots.record(project.lake, replace(snapshot, gates=recorded, status=status, run_id=run_id))
+    failed = {name for name, gate in recorded.items() if not gate["passed"]}
+    status = snapshot.status
+    if failed:
+        status = "diverged" if failed == {snapshots.AGREEMENT} else "rejected"
+    older = [replace(s, status="rejected") for s in history if s.status == status == "diverged"]
+    snapshots.record(project.lake, replace(snapshot, gates=recorded, status=status, run_id=run_id), *older)
 
 
 def require(snapshot_id: str, results: Iterable[GateResult]) -> None:
@@ -206,13 +165,5 @@ def require(snapshot_id: str, results: Iterable[GateResult]) -> None:
 def _short(result: GateResult) -> str:
     rows = result.details.get("failing_rows")
     if rows:
-        return f"{len(rows)} failing rows, the first: {rows[0]}"
+        return f"{result.details.get('failing') or len(rows)} failing rows, the first: {rows[0]}"
     return ", ".join(f"{key} {value}" for key, value in result.details.items() if key != "failing_rows")
-
-
-def _scope(evidence: Evidence) -> str:
-    return "all documents" if evidence.touched is None else f"{len(evidence.touched)} changed documents"
-
-
-def _repeated(keys: Iterable[object]) -> list[object]:
-    return [key for key, count in Counter(keys).items() if count > 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from pipelines.errors import GateFailed, IndexMismatch
+from pipelines.errors import GateFailed, IndexMismatch, RebuildDiffers
 from pipelines.lake import snapshots
 from pipelines.lake.snapshots import Snapshot
 from pipelines.project import Project
@@ -52,6 +52,7 @@ def promote(project: Project, snapshot_id: str, *, run_id: str) -> PromotionRepo
 
     Raises:
         GateFailed: a gate did not pass or was not run; the live snapshot stays.
+        RebuildDiffers: it is not what the incremental index holds; the live snapshot stays.
         IndexMismatch: the slot no longer holds that snapshot.
     """
     from pipelines.update.snapshot.gates import GATES
@@ -61,6 +62,12 @@ def promote(project: Project, snapshot_id: str, *, run_id: str) -> PromotionRepo
     live = snapshots.live(history)
     if live is not None and live.snapshot_id == snapshot.snapshot_id:
         return PromotionReport(snapshot.snapshot_id, False, None, snapshot.collection, 0.0)
+    if snapshot.status == "diverged":
+        raise RebuildDiffers(
+            f"snapshot {snapshot.snapshot_id} is not promoted: it was rebuilt from nothing and is not what the live "
+            f"snapshot {live.snapshot_id if live else '(none)'} held; `lockstep rollback {snapshot.snapshot_id}` makes "
+            "it live when you have looked at the documents that its record names"
+        )
     refused = sorted(name for name in GATES if not snapshot.gates.get(name, {}).get("passed"))
     if refused:
         raise GateFailed(
@@ -94,5 +101,9 @@ def swap(project: Project, snapshot: Snapshot, live: Snapshot | None, *, action:
     changed = [snapshots.gone_live(snapshot, run_id=run_id)]
     if live is not None:
         changed.append(replace(live, status="retired", run_id=run_id))
+    agrees = snapshot.gates.get(snapshots.AGREEMENT, {})
+    if "rebuilt_digest" in agrees:  # compared, or chosen by an operator: what was kept has been decided
+        kept = [s for s in snapshots.history(project.lake, project.alias) if s.status == "diverged"]
+        changed += [replace(s, status="rejected", run_id=run_id) for s in kept if s.snapshot_id != snapshot.snapshot_id]
     snapshots.record(project.lake, *changed)
     return time.perf_counter() - started

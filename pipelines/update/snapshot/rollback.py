@@ -19,7 +19,8 @@ def rollback(
 ) -> RollbackReport:
     """Make an earlier snapshot live: the given one, or the one before the live one.
 
-    It stays live until an update finds something new in the sources, or a full rebuild is asked for.
+    Also a rebuilt one that was kept because it differs from the incremental index. What is brought back stays live
+    until an update finds something new in the sources, or a full rebuild is asked for.
 
     Raises:
         SnapshotNotFound: there is none to go back to, or it can no longer be made from the tables.
@@ -55,7 +56,7 @@ def _target(history: list[Snapshot], live: Snapshot, snapshot_id: str | None) ->
             raise SnapshotNotFound(
                 f"snapshot {target.snapshot_id} is live already; name another (`lockstep snapshots`)"
             )
-        if target.status != "retired":
+        if target.status not in ("retired", "diverged"):
             raise SnapshotNotFound(
                 f"snapshot {target.snapshot_id} was never live (status {target.status}); name one with status "
                 "'retired' (`lockstep snapshots`)"

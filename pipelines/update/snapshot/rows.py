@@ -1,6 +1,7 @@
 """The rows that the index should hold for given documents: manifest x chunks x embeddings, a pure join.
 
-The same join says what an update must write, what a rebuild must write, and what `verify` expects.
+The same join says what an update must write, what a rebuild must write, and what `verify` expects. It is made for a
+portion of the documents at a time, so that memory does not grow with the index.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.errors import IndexMismatch
 from pipelines.identity import chunk_id
 from pipelines.index.rows import INDEX_ROW, SCALAR_ROW, row_hashes
+from pipelines.lake.portions import Portion
+from pipelines.lake.portions import portions as parts_of_key
+from pipelines.lake.snapshots import Snapshot
 from pipelines.project import Project
 
 HEADING_SEPARATOR = " > "
 _PORTION_ROWS = 4_096
+_PORTIONS_A_JOIN = 8  # each join passes over the tables once: 32,000 rows are about 150 MB at 384 dimensions
 _FROM_DOCUMENT = ("doc_id", "source", "tenant", "classification", "acl_id", "uri", "title")
 _CHUNK_COLUMNS = [
     "content_hash",
@@ -34,11 +38,23 @@ _CHUNK_COLUMNS = [
 ]
 
 
-class ExpectedRows:
-    """The rows that some documents should have in an index of one model.
+def portions(rows: int) -> list[list[Portion]]:
+    """Ranges of document ids that cover them all: joins of about 32,000 rows, each in parts of some thousand."""
+    pages = parts_of_key(rows, rows_each=_PORTION_ROWS)
+    return [list(pages[start : start + _PORTIONS_A_JOIN]) for start in range(0, len(pages), _PORTIONS_A_JOIN)]
 
-    Chunks are held in memory (about 1.5 KB a row); vectors are read when `tables` asks for them. A chunk whose text
-    has no vector (it failed to encode, see the dead letters) has no row.
+
+def spanning(pages: Sequence[Portion]) -> Portion:
+    """One range for neighbouring ones."""
+    return Portion(pages[0].start, pages[-1].stop)
+
+
+class ExpectedRows:
+    """The rows that some documents should have in an index of one recipe and model.
+
+    Everything is held in memory, vectors too (about 2.5 KB a row and 4 bytes a number of a vector): many documents
+    are taken a portion at a time, see `portions`. A chunk whose text has no vector (it failed to encode, see the dead
+    letters) has no row.
 
     Attributes:
         doc_ids: document of each row.
@@ -46,15 +62,28 @@ class ExpectedRows:
         row_hashes: hash of each row.
     """
 
-    def __init__(self, project: Project, documents: pa.Table, *, model_fp: str | None = None) -> None:
+    def __init__(self, project: Project, documents: pa.Table, *, snapshot: Snapshot | None = None) -> None:
+        """Join them.
+
+        Args:
+            project: whose tables.
+            documents: with all columns of the manifest.
+            snapshot: whose recipe and model decide; None: today's.
+        """
         self._lake = project.lake
-        self._model_fp = model_fp or project.recipe.model_fp
+        self._model_fp = snapshot.model_fp if snapshot else project.recipe.model_fp
         self._documents = documents.combine_chunks()
-        keyed = project.recipe.keyed(documents)
-        self._keys = list(zip(keyed["content_hash"].to_pylist(), keyed["recipe_fp"].to_pylist(), strict=True))
+        recipes = snapshot.recipes if snapshot else None
+        media_types = documents["media_type"].to_pylist()
+        chunk_fps = [recipes.get(m, "") if recipes is not None else project.recipe.chunk_fp(m) for m in media_types]
+        self._keys = list(zip(documents["content_hash"].to_pylist(), chunk_fps, strict=True))
         self._chunks = self._read_chunks()
-        self._encoded_rows = self._lake.read("embeddings", ["text_hash"], where=self._encoded())
-        self._all_vectors: pa.Table | None = None
+        self._vectors = self._lake.lookup(
+            "embeddings",
+            self._chunks["text_hash"],
+            ["text_hash", "vector"],
+            where=pc.field("model_fp") == self._model_fp,
+        ).combine_chunks()
         chunk_rows, document_rows, self.chunk_ids = self._join()
         self._chunk_rows = pa.array(chunk_rows, pa.int64())
         self._document_rows = pa.array(document_rows, pa.int64())
@@ -83,49 +112,43 @@ class ExpectedRows:
     def table_keys(self) -> tuple[list[tuple[object, ...]], list[str]]:
         """The keys of the rows in tables 'chunks' and 'embeddings' that these rows are made from."""
         columns = [self._chunks[name].to_pylist() for name in ("content_hash", "recipe_fp", "ordinal")]
-        return list(zip(*columns, strict=True)), self._encoded_rows["text_hash"].to_pylist()
+        return list(zip(*columns, strict=True)), self._vectors["text_hash"].to_pylist()
 
-    def vector_batches(self) -> Iterator[pa.RecordBatch]:
-        """text_hash and vector of every distinct text, streamed from the table."""
-        yield from self._lake.scan("embeddings", ["text_hash", "vector"], where=self._encoded())
+    def uris(self) -> list[str]:
+        """The document's address of each row."""
+        found: list[str] = self._documents["uri"].take(self._document_rows).to_pylist()
+        return found
+
+    def vectors(self, positions: pa.Array) -> pa.Table:
+        """What the rows at these positions are searched by: `dense`, `terms` and `weights`."""
+        chunks = self._chunks.select(["text_hash", "terms", "weights"]).take(self._chunk_rows.take(positions))
+        dense = self._vectors["vector"].take(pc.index_in(chunks["text_hash"], value_set=self._vectors["text_hash"]))
+        return pa.table({"dense": dense, "terms": chunks["terms"], "weights": chunks["weights"]})
 
     def documents_without_rows(self) -> list[str]:
         """doc_ids that have no row, sorted."""
         return sorted(set(self._documents["doc_id"].to_pylist()) - set(self.doc_ids))
 
     def tables(self, rows: Sequence[int] | None = None) -> Iterator[pa.Table]:
-        """Complete index rows with vectors, some thousands at a time: all, or those at the given positions.
-
-        Raises:
-            IndexMismatch: a vector vanished from the tables since the rows were computed.
-        """
+        """Complete index rows with vectors, some thousands at a time: all, or those at the given positions."""
         for portion in self._portions(range(len(self)) if rows is None else rows):
             positions = pa.array(portion, pa.int64())
-            chunks = self._chunks.select(["text_hash", "terms", "weights"]).take(self._chunk_rows.take(positions))
-            yield (
-                self._scalars(positions)
-                .append_column("row_hash", pa.array([self.row_hashes[i] for i in portion], pa.string()))
-                .append_column("dense", self._vectors(chunks["text_hash"]))
-                .append_column("terms", chunks["terms"])
-                .append_column("weights", chunks["weights"])
-                .select(INDEX_ROW.names)
-                .cast(INDEX_ROW)
-            )
+            hashes = pa.array([self.row_hashes[i] for i in portion], pa.string())
+            table = self._scalars(positions).append_column("row_hash", hashes)
+            vectors = self.vectors(positions)
+            for name in vectors.schema.names:
+                table = table.append_column(name, vectors[name])
+            yield table.select(INDEX_ROW.names).cast(INDEX_ROW)
 
     # --- internals ---
 
     def _read_chunks(self) -> pa.Table:
         wanted = set(self._keys)
-        contents = pa.array(sorted({content for content, _ in wanted}), pa.string())
-        chunks = self._lake.read("chunks", _CHUNK_COLUMNS, where=pc.field("content_hash").isin(contents))
+        chunks = self._lake.lookup("chunks", {content for content, _ in wanted}, _CHUNK_COLUMNS)
         found = zip(chunks["content_hash"].to_pylist(), chunks["recipe_fp"].to_pylist(), strict=True)
         chunks = chunks.filter(pa.array([key in wanted for key in found], pa.bool_()))
         keys = [(name, "ascending") for name in ("content_hash", "recipe_fp", "ordinal")]
         return chunks.take(pc.sort_indices(chunks.select([name for name, _ in keys]), sort_keys=keys))
-
-    def _encoded(self) -> pc.Expression:
-        hashes = pc.unique(self._chunks["text_hash"])
-        return (pc.field("model_fp") == self._model_fp) & pc.field("text_hash").isin(hashes)
 
     def _join(self) -> tuple[list[int], list[int], list[str]]:
         """Of each row its chunk, its document, and its identity."""
@@ -134,7 +157,7 @@ class ExpectedRows:
         for position, key in enumerate(zip(*columns, strict=True)):
             by_key[key].append(position)
         hashes = self._chunks["text_hash"].to_pylist()
-        encoded = set(self._encoded_rows["text_hash"].to_pylist())
+        encoded = set(self._vectors["text_hash"].to_pylist())
         chunk_rows: list[int] = []
         document_rows: list[int] = []
         identities: list[str] = []
@@ -173,25 +196,6 @@ class ExpectedRows:
         )
         fields = [field for field in SCALAR_ROW if field.name != "row_hash"]
         return table.select([field.name for field in fields]).cast(pa.schema(fields))
-
-    def _vectors(self, hashes: pa.ChunkedArray) -> pa.ChunkedArray:
-        known = self._vector_table(hashes)
-        positions = pc.index_in(hashes, value_set=known["text_hash"].combine_chunks())
-        if positions.null_count:
-            raise IndexMismatch(
-                f"{positions.null_count} vectors are no longer in table 'embeddings'; run the update again"
-            )
-        return known["vector"].take(positions)
-
-    def _vector_table(self, hashes: pa.ChunkedArray) -> pa.Table:
-        """Vectors of these texts; of all rows at once when there are many, so that the table is read once."""
-        if self._all_vectors is not None:
-            return self._all_vectors
-        if len(self) > _PORTION_ROWS:
-            self._all_vectors = self._lake.read("embeddings", ["text_hash", "vector"], where=self._encoded())
-            return self._all_vectors
-        where = (pc.field("model_fp") == self._model_fp) & pc.field("text_hash").isin(pc.unique(hashes))
-        return self._lake.read("embeddings", ["text_hash", "vector"], where=where)
 
 
 def page_span(pages: list[int]) -> str:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.lake import snapshots
 from pipelines.project import Project
@@ -79,8 +78,8 @@ def freshness(project: Project) -> list[SourceFreshness]:
 def recent_latencies(project: Project, limit: int = _RECENT) -> list[Latency]:
     """The last changes of documents, newest first."""
     columns = ["source", "uri", "version", "modified_at", "detected_at", "durable_at", "manifest_version"]
-    rows = project.lake.read("document_versions", columns, where=pc.field("detected_at").is_valid())
-    rows = rows.sort_by([("manifest_version", "descending")]).slice(0, limit)
+    rows = project.lake.newest("document_versions", columns, by="manifest_version", rows=limit)
+    rows = rows.filter(rows["detected_at"].is_valid()).sort_by([("manifest_version", "descending")]).slice(0, limit)
     seen = _searchable(project)
     return [
         Latency(

@@ -140,10 +140,9 @@ def _kept_rows(project: Project, kept: Retained, name: str) -> tuple[Keep, list[
     chunks = _keyed(kept, "recipe_fp")
     if name == "chunks":
         return chunks, ["content_hash", "recipe_fp"]
-    texts: set[str] = set()
-    for batch in project.lake.scan("chunks", ["content_hash", "recipe_fp", "text_hash"]):
-        texts.update(batch.filter(chunks(batch))["text_hash"].to_pylist())
-    wanted = pa.array(sorted(texts), pa.string())
+    scanned = project.lake.scan("chunks", ["content_hash", "recipe_fp", "text_hash"])
+    texts = [batch.filter(chunks(batch))["text_hash"] for batch in scanned]
+    wanted = pc.unique(pa.chunked_array(texts, pa.string()))
     models = kept.model_fps
 
     def of_kept_chunks(batch: pa.RecordBatch) -> pa.Array:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import LakeError
-from pipelines.index.slots import slot_names
+from pipelines.index.slots import every_slot
 from pipelines.lake import dead_letters, manifest, snapshots
 from pipelines.lake.events import ANNOUNCED
 from pipelines.lake.events import TABLE as EVENTS
@@ -60,9 +60,11 @@ class Retained:
     def contents(self) -> pa.Table:
         """Content hash and media type of every document that a kept version of the manifest serves, each pair once."""
         columns = ["content_hash", "media_type"]
-        tables = [self._current.select(columns)]
-        tables += [manifest.active_documents(self.project.lake, version).select(columns) for version in self.versions]
-        return pa.concat_tables(tables).group_by(columns).aggregate([])
+        found = self._current.select(columns)
+        for version in self.versions:  # one after the other: most versions serve the same contents
+            served = manifest.active_documents(self.project.lake, version, columns=columns)
+            found = pa.concat_tables([found, served]).group_by(columns).aggregate([])
+        return found.group_by(columns).aggregate([])
 
     @cached_property
     def whole_contents(self) -> pa.Array:
@@ -74,7 +76,9 @@ class Retained:
         today = (self.project.recipe.fingerprint, self.project.recipe.model_fp)
         earlier = {s.manifest_version for s in self.snapshots if (s.recipe_fp, s.model_fp) != today}
         hashes = [self._current["quarantined_hash"], self._staged]
-        hashes += [manifest.active_documents(self.project.lake, version)["content_hash"] for version in sorted(earlier)]
+        for version in sorted(earlier):
+            served = manifest.active_documents(self.project.lake, version, columns=["content_hash"])
+            hashes.append(_distinct([served["content_hash"]]))
         return _distinct(hashes)
 
     @cached_property
@@ -120,7 +124,7 @@ def retained(project: Project) -> Retained:
     lake, index = project.lake, project.index()
     history = snapshots.history(lake, project.alias)
     newest = lake.version(manifest.TABLE)
-    states = [index.read_state(name) for name in slot_names(project.alias, 3) if index.exists(name)]
+    states = [index.read_state(name) for name in every_slot(project.alias) if index.exists(name)]
     held = {state["snapshot_id"] for state in states if state}
     whole = set(
         lake.read("term_statistics", ["snapshot_id"])["snapshot_id"].to_pylist()

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import pyarrow.compute as pc
-
 from pipelines.errors import LockstepError, SnapshotNotFound
 from pipelines.lake import dead_letters, manifest
 from pipelines.lake.lock import lock_holder
 from pipelines.project import Project
+from pipelines.update.applying import census
 from pipelines.update.applying.pending import pending
 from pipelines.update.snapshot.verify import live_snapshot
 from pipelines.update.upkeep.freshness import freshness, quantile, recent_latencies
@@ -98,10 +97,8 @@ def _index(project: Project) -> Part:
 
 
 def _sources(project: Project) -> Part:
-    documents = project.lake.read(manifest.TABLE, ["source", "status"])
-    active = documents.filter(pc.equal(documents["status"], manifest.ACTIVE))
-    counts = {row["values"]: row["counts"] for row in active["source"].value_counts().to_pylist()}
-    configured = {source.name: counts.get(source.name, 0) for source in project.config.sources}
+    counts = census.count(project)
+    configured = {source.name: counts.get(source.name, census.Count()).active for source in project.config.sources}
     empty = [name for name, count in configured.items() if not count]
     told = ", ".join(f"{name}: {count} documents" for name, count in configured.items())
     return Part("sources", "degraded" if empty else "healthy", told, {"documents": configured})
