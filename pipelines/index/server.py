@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from pipelines.errors import IndexUnavailable
+from pipelines.errors import IndexUnavailable, LockstepError
 from pipelines.home import Home
 from pipelines.index.address import Address, lite_token, token_mark
 from pipelines.index.lite_record import LOCK_FILE, LOG_FILE, ServerRecord, data_folder, server_version, tail
@@ -70,6 +70,9 @@ def ensure_server(home: Home, *, linger: bool = True) -> Address:
     record = _running(folder)
     try:
         home.claim()
+    except LockstepError as error:
+        raise IndexUnavailable(f"starting Milvus Lite in {folder}: {error}") from error
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         token = lite_token(folder)
         if record is None or not _usable(record, token):

@@ -199,9 +199,7 @@ class _Comparison:
         changed = self._changed()
         if changed is None:
             return then
-        known = set(self._sections)
-        whole = pa.array([*self._stale, *(set(then["source"].unique().to_pylist()) - known)], pa.string())
-        wanted = pc.is_in(then["source"], value_set=whole)
+        wanted = pc.is_in(then["source"], value_set=pa.array(sorted(self._stale), pa.string()))
         if changed:
             wanted = pc.or_(wanted, pc.is_in(then["doc_id"], value_set=pa.array(sorted(changed), pa.string())))
         if heard:
@@ -224,10 +222,12 @@ class _Comparison:
     def _now(self, source: str, rows: pa.Table, heard: Mapping[str, Row]) -> list[int]:
         """The access set that each of those rows' documents has today."""
         section = self._sections.get(source)
-        if section is None:  # no rule covers what is not in the configuration
-            tenants = rows["tenant"].to_pylist()
-            return [self._registry.ids_for([UNCOVERED], tenant)[UNCOVERED] for tenant in tenants]
         newest = self._newest(rows["doc_id"])
+        if section is None:
+            # Taken out of the configuration, which is a removal that the operator is asked about: until it is applied,
+            # the rules that were applied last hold, and nobody but the admins of its tenant reads what went with it.
+            gone = [self._registry.ids_for([UNCOVERED], tenant)[UNCOVERED] for tenant in rows["tenant"].to_pylist()]
+            return [newest.get(one, nobody) for one, nobody in zip(rows["doc_id"].to_pylist(), gone, strict=True)]
         reported = self._reported(section, rows["uri"]) if source in self._stale else {}
         now: list[int] = []
         told: list[tuple[int, str, Any]] = []  # position, uri, readers that the source reports
