@@ -18,8 +18,8 @@ def _expectations(table: str) -> dg.AssetChecksDefinition:
         asset=table,
         name="expectations",
         blocking=True,
-        description=f"What must be true of the rows of {table}, by Great Expectations: in an update of the rows it "
-        "wrote, nightly of all, with its pages in the data folder under data_docs.",
+        description=f"What must be true of the rows of {table}: in an update of the rows it wrote, nightly of all, by "
+        "Great Expectations, with its pages in the data folder under data_docs.",
         pool=WRITER_POOL,
     )
     def check(context: dg.AssetCheckExecutionContext, writer: LockstepWriter) -> dg.AssetCheckResult:

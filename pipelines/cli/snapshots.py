@@ -52,7 +52,10 @@ def verify(config_path: Path, as_json: bool) -> None:
         ],
     )
     if not report.ok:
-        console.note("run `lockstep update --full` to build the index from the tables again")
+        console.note(
+            "run `lockstep update --full`: it builds the index anew beside this one, names the documents that differ, "
+            "and tells how to make the new one live"
+        )
         click.get_current_context().exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import socket
 import warnings
@@ -55,6 +56,23 @@ def test_both_engines_find_the_same_on_the_rows_of_a_run(lake: Lake, table: str)
         for engine in ("great_expectations", "arrow")
     )
     assert by_gx == by_arrow
+
+
+@pytest.mark.parametrize("table", SUITES)
+def test_both_engines_find_the_same_on_random_mixtures_of_rows(tmp_path: Path, table: str) -> None:
+    chance = random.Random(table)
+    cases = [case.row for case in BROKEN if case.table == table]
+    outcomes = set()
+    for number in range(6):
+        lake = Lake(tmp_path / f"lake-{number}")
+        fill(lake, table)
+        rows = chance.choices(cases, k=chance.randint(1, 5)) + chance.choices(GOOD[table], k=chance.randint(0, 4))
+        chance.shuffle(rows)
+        lake.append(table, as_table(table, rows), run_id="run-2")
+        found = check(lake, table)
+        assert found == check(lake, table, "arrow")
+        outcomes |= {(outcome.name, outcome.observed) for outcome in found}
+    assert len(outcomes) > len(SUITES[table].expectations(LIMITS))  # they were not always the same
 
 
 def test_both_engines_pass_a_table_that_is_as_it_should_be(lake: Lake) -> None:
