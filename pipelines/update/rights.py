@@ -18,10 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import Config, load_config
+from pipelines.errors import LakeError
 from pipelines.governance.access import UNCOVERED, AclRegistry, SourceLabels, acl_ids_for
 from pipelines.index.protocol import State, Visible
+from pipelines.index.rows import SCALAR_ROW
 from pipelines.lake import manifest, snapshots
 from pipelines.lake.events import EventType
+from pipelines.lake.tables import Lake
 from pipelines.principals import Principals, access_set, parse_tenant
 from pipelines.project import Project
 from pipelines.sources.section import SourceSection
@@ -114,14 +117,15 @@ class Rights:
         lake = self._project.lake
         key = (
             state["snapshot_id"],
-            lake.version(manifest.TABLE),
+            *(_version(lake, name) for name in (manifest.TABLE, snapshots.TABLE)),
             lake.version("change_events"),
             lake.version("acl_sets"),
             followed,
             id(config),
         )
         if self._known is None or self._known[0] != key:
-            self._known = key, _Comparison(self._project, config, states, state).made()
+            comparison = _Comparison(self._project, config, states, state)
+            self._known = key, comparison.made() if comparison.readable else comparison.made_without_manifest()
         return self._known[1]
 
     @property
@@ -174,6 +178,39 @@ class _Comparison:
             totals = dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
         return Differing(documents, self._registry, totals)
 
+    @cached_property
+    def readable(self) -> bool:
+        """Whether manifest and snapshots can be read: a table that is damaged takes nobody's answers away."""
+        try:
+            self._touched(set())
+        except LakeError:
+            return False
+        return True
+
+    def made_without_manifest(self) -> Differing:
+        """The same from the slot's own rows, the rules, and what was last heard of each document."""
+        documents: dict[str, tuple[int, int]] = {}
+        heard = self._heard()
+        for row in self._from_slot().to_pylist():
+            section = self._sections.get(row["source"])
+            now = row["acl_id"]
+            if section is not None:
+                told = self._last_heard.get(section.name, {}) | heard.get(section.name, {})
+                reported = told[row["uri"]]["readers"] if row["uri"] in told else None
+                uris, readers = [[row["uri"]]], pa.chunked_array([[reported]], pa.list_(pa.string()))
+                now = int(self._labels[section.name].acl_ids(pa.chunked_array(uris), readers)[0])
+            if now != row["acl_id"]:
+                documents[row["doc_id"]] = (row["acl_id"], now)
+        return Differing(documents, self._registry, {})
+
+    @cached_property
+    def _last_heard(self) -> dict[str, dict[str, Row]]:
+        """By source and uri the last thing that a look found of it."""
+        found: dict[str, dict[str, Row]] = {}
+        for row in self._project.events.newer(dict.fromkeys(self._sections, 0), _FOUND).to_pylist():
+            found.setdefault(row["source"], {})[row["uri"]] = row
+        return found
+
     # --- what the snapshot's rows carry ---
 
     @cached_property
@@ -189,9 +226,14 @@ class _Comparison:
         if self._snapshot_is_told:
             version = self._state["manifest_version"]
             return manifest.active_documents(self._lake, version).select(_ROW)
-        collection = self._project.index().alias_target(self._project.alias)
-        rows = self._project.index().rows(collection).select(_ROW) if collection else pa.table([])
-        return rows.group_by("doc_id").aggregate([(name, "min") for name in _ROW[1:]]).rename_columns(_ROW)
+        return self._from_slot()
+
+    def _from_slot(self) -> pa.Table:
+        index = self._project.index()
+        collection = index.alias_target(self._project.alias)
+        rows = index.rows(collection) if collection else SCALAR_ROW.empty_table()
+        found = rows.select(_ROW).group_by("doc_id").aggregate([(name, "min") for name in _ROW[1:]])
+        return found.rename_columns(_ROW)
 
     def _touched(self, heard: set[tuple[str, str]]) -> pa.Table:
         """The documents of the snapshot for which today's rules may say something else."""
@@ -274,6 +316,14 @@ class _Comparison:
         observed = latest(self._project.events.after(section.name, 0, ("observed",)))
         mine = observed.filter(pc.is_in(observed["uri"], value_set=uris.combine_chunks()))
         return dict(zip(mine["uri"].to_pylist(), mine["readers"].to_pylist(), strict=True))
+
+
+def _version(lake: Lake, table: str) -> int | None:
+    """None for a table that cannot be read."""
+    try:
+        return lake.version(table)
+    except LakeError:
+        return None
 
 
 def _names(found: tuple[str, Principals] | None, asking: Principals, tenant: str) -> bool:

@@ -34,6 +34,7 @@ from pipelines.update.reports import (
     VerifyReport,
 )
 from pipelines.update.snapshot import rollback as rollback_module
+from pipelines.update.snapshot.agreement import not_asked
 from pipelines.update.snapshot.gates import GATES
 from resources.instance import open_instance
 
@@ -73,18 +74,19 @@ class FakeLibrary:
 
     def detect(self, *_: object, approve_deletions: bool, progress: Any, **__: object) -> object:
         self.approved.append(approve_deletions)
-        return self.step("source_changes", ChangesReport(-1, self.sources, 2, 100, 0.1))(progress=progress)
+        return self.step("source_changes", ChangesReport(-1, self.sources, 2, 100, 0, 0.1))(progress=progress)
 
     def build(self, *_: object, full: bool, **__: object) -> object:
         self.full.append(full)
         report = CandidateReport("s1", True, "full", "handbook_a", 0, 2, 4, "d" * 64, 4, 0, (), "first", 0.1)
         return self.step("index_snapshots", report)()
 
-    def judge(self, *_: object, run_id: str) -> list[GateResult]:
+    def judge(self, *_: object, rebuilt: bool) -> list[GateResult]:
         self.calls.append("gates")
-        return [
+        results = [
             GateResult(n, n not in self.refused_gates, f"{n} holds", {"failing_rows": [{"row": "r1"}]}) for n in GATES
         ]
+        return [*results, not_asked("as the test wants it")]
 
     def check(self, _: object, table: str, *, scope: str, **__: object) -> list[Any]:
         self.scopes.add(scope)
@@ -120,7 +122,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
     monkeypatch.setattr(gates, "_judge", fake.judge)
     monkeypatch.setattr(expectations, "check_table", fake.check)
     monkeypatch.setattr(expectations, "_limits", lambda *_, **__: None)
-    verified = VerifyReport(True, "s1", 4, 4, "d" * 64, "d" * 64, (), 0.1)
+    verified = VerifyReport(True, "s1", "every row", True, 4, 4, "d" * 64, "d" * 64, (), (), 0, 0.1)
     monkeypatch.setattr(freshness, "freshness", lambda _project: [])
     monkeypatch.setattr(verification, "verify", fake.step("verify", verified))
     return fake

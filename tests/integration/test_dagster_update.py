@@ -196,9 +196,9 @@ def test_a_rebuild_that_differs_from_the_live_index_fails_the_run_and_names_the_
     assert installed.live == before
     with open_instance(installed.home) as instance:
         (check,) = [
-            event.asset_check_evaluation
+            event.asset_check_evaluation_data
             for entry in instance.all_logs(outcome.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
-            if (event := entry.get_dagster_event()).asset_check_evaluation.check_name == snapshots.AGREEMENT
+            if (event := entry.get_dagster_event()).asset_check_evaluation_data.check_name == snapshots.AGREEMENT
         ]
     assert not check.passed
     assert "leave.md" in str(check.metadata["differing_documents"].value)
