@@ -114,7 +114,7 @@ class Bench:
         from pymilvus import MilvusClient
 
         index = self.index_again()
-        client = MilvusClient(index.uri)
+        client = MilvusClient(index.uri, token=index.address.token or "")
         if index.alias_target(ALIAS) is not None:
             client.drop_alias(ALIAS)
         for name in index.collections():

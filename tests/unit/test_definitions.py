@@ -14,6 +14,7 @@ import yaml
 from assets.columns import KEYS, LINEAGE, SCHEMAS, describe
 from pipelines.definitions import build_definitions, defs
 from pipelines.lake.schemas import TABLES
+from pipelines.lake.snapshots import AGREEMENT
 from pipelines.update.snapshot.gates import GATES
 from resources.project import LockstepWriter
 
@@ -102,7 +103,7 @@ def test_every_check_of_a_snapshot_stands_before_the_alias() -> None:
     blocking = {
         key.name for key in GRAPH.asset_check_keys if key.asset_key == dg.AssetKey("index_snapshots") and _blocks(key)
     }
-    assert blocking == {*GATES, "expectations"}
+    assert blocking == {*GATES, AGREEMENT, "expectations"}
 
 
 @pytest.mark.parametrize("table", ["documents", "chunks", "embeddings", "index_snapshots"])
