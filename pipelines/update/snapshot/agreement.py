@@ -70,7 +70,7 @@ def _compared(
 
 def not_asked(why: str) -> GateResult:
     """The result where there is nothing to compare."""
-    return GateResult(snapshots.AGREEMENT, True, DESCRIPTION, {"compared": f"no: {why}"})
+    return GateResult(snapshots.AGREEMENT, True, f"Not compared: {why}.", {"compared": f"no: {why}"})
 
 
 def was_asked(result: GateResult) -> bool:
