@@ -20,10 +20,12 @@ import pyarrow.compute as pc
 from pipelines.config import Config, load_config
 from pipelines.errors import LakeError
 from pipelines.governance.access import UNCOVERED, AclRegistry, SourceLabels, acl_ids_for
+from pipelines.identity import doc_id
 from pipelines.index.protocol import State, Visible
 from pipelines.index.rows import SCALAR_ROW
 from pipelines.lake import manifest, snapshots
 from pipelines.lake.events import EventType
+from pipelines.lake.schemas import DOCUMENTS
 from pipelines.lake.tables import Lake
 from pipelines.principals import Principals, access_set, parse_tenant
 from pipelines.project import Project
@@ -125,7 +127,10 @@ class Rights:
         )
         if self._known is None or self._known[0] != key:
             comparison = _Comparison(self._project, config, states, state)
-            self._known = key, comparison.made() if comparison.readable else comparison.made_without_manifest()
+            try:
+                self._known = key, comparison.made()
+            except LakeError:  # what the rules can tell without a damaged table, they tell
+                self._known = key, comparison.made_without_manifest()
         return self._known[1]
 
     @property
@@ -178,15 +183,6 @@ class _Comparison:
             totals = dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
         return Differing(documents, self._registry, totals)
 
-    @cached_property
-    def readable(self) -> bool:
-        """Whether manifest and snapshots can be read: a table that is damaged takes nobody's answers away."""
-        try:
-            self._touched(set())
-        except LakeError:
-            return False
-        return True
-
     def made_without_manifest(self) -> Differing:
         """The same from the slot's own rows, the rules, and what was last heard of each document."""
         documents: dict[str, tuple[int, int]] = {}
@@ -236,18 +232,19 @@ class _Comparison:
         return found.rename_columns(_ROW)
 
     def _touched(self, heard: set[tuple[str, str]]) -> pa.Table:
-        """The documents of the snapshot for which today's rules may say something else."""
-        then = self._then
+        """The documents of the snapshot for which today's rules may say something else; in rest nothing is read."""
         changed = self._changed()
         if changed is None:
-            return then
+            return self._then
+        ids = sorted(changed | {doc_id(source, uri) for source, uri in heard})
+        if not self._stale:
+            version = self._state["manifest_version"]
+            if not ids:
+                return DOCUMENTS.empty_table().select(_ROW)
+            return manifest.active_documents(self._lake, version, columns=_ROW, doc_ids=ids).select(_ROW)
+        then = self._then
         wanted = pc.is_in(then["source"], value_set=pa.array(sorted(self._stale), pa.string()))
-        if changed:
-            wanted = pc.or_(wanted, pc.is_in(then["doc_id"], value_set=pa.array(sorted(changed), pa.string())))
-        if heard:
-            uris = pc.is_in(then["uri"], value_set=pa.array(sorted({uri for _, uri in heard}), pa.string()))
-            wanted = pc.or_(wanted, uris)
-        return then.filter(wanted)
+        return then.filter(pc.or_(wanted, pc.is_in(then["doc_id"], value_set=pa.array(ids, pa.string()))))
 
     def _changed(self) -> set[str] | None:
         """Documents that the manifest has changed since the snapshot; None when it cannot tell."""

@@ -31,11 +31,11 @@ from tests.integration._truth_bench import Bench, Setting, bench_in
 from tests.integration._truth_bugs import BUGS, planted
 from tests.integration._truth_trap import Trap
 from tests.integration._truth_world import World
+from tests.stress import STRESS
 from tests.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.stress]
 
-STRESS = os.environ.get("LOCKSTEP_STRESS") == "1"
 EXAMPLES = int(os.environ.get("LOCKSTEP_TRUTH_EXAMPLES", "2000" if STRESS else "240"))
 ON_LITE = 500 if STRESS else 100
 SEED = int(os.environ.get("LOCKSTEP_TRUTH_SEED", "272230288")) or random.SystemRandom().randrange(1, 10**9)
