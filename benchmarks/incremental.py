@@ -11,17 +11,13 @@ loaded before. The bare encode is sentence-transformers' default over all chunk 
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks import corpora, job, measuring
 from benchmarks.baseline import Bare
+from benchmarks.command_line import command_line
 from benchmarks.stand_in import write_stand_in
 from pipelines.config import EncoderConfig
 from pipelines.embedding.encoder import load_encoder
@@ -138,22 +134,13 @@ class BareEncode:
 def command_line_noop(folder: Path, files: int, encoder: EncoderConfig) -> dict[str, Any]:
     """The real command on that many unchanged files, each in a new process."""
     base = folder / "command-line"
-    scenario_texts = corpora.markdown_texts(files, abstracts_only=True)
-    corpora.write_files(base / "files", scenario_texts)
+    corpora.write_files(base / "files", corpora.markdown_texts(files, abstracts_only=True))
     config = corpora.files_config(base, base / "files", encoder=encoder.model_dump(exclude_defaults=True))
-    environment = {**os.environ, "LOCKSTEP_HOME": str(base / "home")}
-    command = [sys.executable, "-m", "pipelines.cli", "update", "--json", "--config", str(config)]
-    if shutil.which("lockstep", path=str(Path(sys.executable).parent)):
-        command[:3] = [str(Path(sys.executable).with_name("lockstep"))]
     answers = []
-    try:
+    with command_line(config, base / "home") as command:
         for _ in range(3):  # the build, then twice nothing
-            with measuring.timed() as took:
-                done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, cwd=base)
-            answer = json.loads(done.stdout.strip().splitlines()[-1])
+            took, answer = command.update()
             answers.append({"process_seconds": took.wall, "answer": answer})
-    finally:
-        subprocess.run([*command[:-4], "stop"], env=environment, check=False, capture_output=True, cwd=base)
     return {"files": files, "runs": answers}
 
 

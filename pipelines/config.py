@@ -64,6 +64,7 @@ class EncoderConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     token_budget: int = Field(default=2_048, ge=512)  # tokens a batch: more only leaves the processor's caches
     portion_rows: int = Field(default=2_048, ge=1)  # vectors a commit: what a kill can cost
+    keep_warm_seconds: float = Field(default=600.0, ge=0)  # a process for the next command; 0: none, load it each time
 
 
 class RetrievalConfig(Section):

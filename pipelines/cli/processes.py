@@ -45,9 +45,17 @@ def ui(config_path: Path, port: int) -> None:
 @click.command()
 @config_option
 def stop(config_path: Path) -> None:
-    """Stop the Milvus Lite process of this data folder; the next command starts it again."""
+    """Stop what runs beside the commands: this folder's Milvus Lite, and the encoder that is kept warm.
+
+    The next command that needs them starts them again.
+    """
     from pipelines.index.server import stop_server
 
-    del config_path
-    stopped = stop_server(Home.from_environment())
-    click.echo("stopped" if stopped else "it was not running", err=True)
+    stopped = [("Milvus Lite", stop_server(Home.from_environment()))]
+    if config_path.exists():
+        from pipelines.config import load_config
+        from pipelines.embedding import warm
+
+        stopped.append(("the warm encoder", warm.stop(load_config(config_path).encoder)))
+    for name, was_running in stopped:
+        click.echo(f"{name}: {'stopped' if was_running else 'it was not running'}", err=True)

@@ -51,6 +51,7 @@ def query(
 ) -> None:
     """Search the live snapshot as somebody."""
     from pipelines.cli.batch import answer_batch, hit_record
+    from pipelines.embedding import warm
     from pipelines.retrieval.asker import Asker
     from pipelines.retrieval.snippet import snippet
 
@@ -61,12 +62,16 @@ def query(
         raise click.UsageError("--format trec goes with --batch FILE")
     if not principals:
         console.note("nobody asks (--as was not given), and nobody may read anything: no results")
-    asker = Asker(open_project(config_path))
-    if batch is not None:
-        answer_batch(console, asker, batch, principals, tenant=tenant, k=k, mode=mode, trec=output == "trec")
-        return
-    assert text is not None
-    answer = asker.ask([text], principals, tenant=tenant, k=k, mode=mode)
+    project = open_project(config_path)
+    asker = Asker(project)
+    with warm.short_lived():
+        if batch is not None:
+            answer_batch(console, asker, batch, principals, tenant=tenant, k=k, mode=mode, trec=output == "trec")
+            return
+        assert text is not None
+        if (mode or project.config.retrieval.mode) != "bm25":
+            warm.begin(project.config.encoder, texts=1)
+        answer = asker.ask([text], principals, tenant=tenant, k=k, mode=mode)
     hits = [hit_record(hit) for hit in answer.hits[0]]
     lines = []
     for number, hit in enumerate(hits, start=1):

@@ -80,9 +80,10 @@ def update(config_path: Path, as_json: bool, full: bool, thorough: bool, approve
     load_config(config_path)  # a wrong configuration is a usage error, before anything starts
     from jobs.run import run_job
     from pipelines.definitions import defs
+    from pipelines.embedding.warm import short_lived
 
     home = Home.from_environment()
-    with progress_bars() as bars, writing(home):
+    with progress_bars() as bars, writing(home), short_lived():
         outcome = run_job(
             defs,
             "nightly_rebuild" if full else "incremental_update",

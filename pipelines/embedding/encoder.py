@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from threading import Lock
 
 import numpy as np
 
 from pipelines.config import EncoderConfig
-from pipelines.embedding.model import Dtype, described_config, dimension, files_hash, model_fp, resolve_dtype
+from pipelines.embedding.model import Dtype, dimension, files_hash, model_fp, resolve_dtype
 from pipelines.embedding.runtime import Runtime, TokenIds, Vectors
 from pipelines.embedding.tokenizer import load_tokenizer, model_folder
 from pipelines.errors import EncodeError
 
-Progress = Callable[[int, int], None]
+_MOST_LOADED = 2  # models a process: today's, and that of the live snapshot while another is built
+_LOADED: dict[tuple[str, int], Encoder] = {}
+_LOADING = Lock()
 
 
-class Encoder:
-    """One loaded model.
+class Encoding(ABC):
+    """One model, wherever it is loaded.
 
     Attributes:
         model_fp: what its vectors are keyed by.
         dimension: length of its vectors.
         max_tokens: longest text that it reads, special tokens included.
     """
+
+    model_fp: str
+    dimension: int
+    max_tokens: int
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of texts: float32, shape (n, dimension), unit length, in the order of the texts.
+
+        No text gives an array of shape (0, dimension).
+
+        Raises:
+            EncodeError: a text has no finite vector; the message names it.
+        """
+        vectors, errors = self.try_encode(texts)
+        if errors:
+            position, reason = min(errors.items())
+            raise EncodeError(
+                f"encoding text {position} of {len(texts)} ({texts[position][:60]!r}): {reason}; "
+                "leave that text out, or look at what it holds"
+            )
+        return vectors
+
+    @abstractmethod
+    def try_encode(self, texts: Sequence[str]) -> tuple[Vectors, dict[int, str]]:
+        """Like `encode`, with the reason for each position that has no vector; its row is NaN."""
+
+
+class Encoder(Encoding):
+    """A model that is loaded in this process."""
 
     def __init__(self, runtime: Runtime, *, model_fp: str, token_budget: int) -> None:
         """Wrap a loaded model; `load_encoder` is the way to one."""
@@ -36,25 +67,8 @@ class Encoder:
         self._runtime = runtime
         self._budget = token_budget
 
-    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Vectors:
-        """Vectors of texts: float32, shape (n, dimension), unit length, in the order of the texts.
-
-        No text gives an array of shape (0, dimension).
-
-        Raises:
-            EncodeError: a text has no finite vector; the message names it.
-        """
-        vectors, errors = self.try_encode(texts, progress=progress)
-        if errors:
-            position, reason = min(errors.items())
-            raise EncodeError(
-                f"encoding text {position} of {len(texts)} ({texts[position][:60]!r}): {reason}; "
-                "leave that text out, or look at what it holds"
-            )
-        return vectors
-
-    def try_encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> tuple[Vectors, dict[int, str]]:
-        """Like `encode`, with the reason for each position that has no vector; its row is NaN."""
+    def try_encode(self, texts: Sequence[str]) -> tuple[Vectors, dict[int, str]]:
+        """See `Encoding`."""
         vectors = np.full((len(texts), self.dimension), np.nan, np.float32)
         errors: dict[int, str] = {}
         ids = self._runtime.tokenize(texts) if texts else []
@@ -62,27 +76,20 @@ class Encoder:
         # Few texts are spread over all cores; a batch below 128 tokens would not repay the thread.
         budget = min(self._budget, max(128, -(-sum(lengths) // self._runtime.streams)))
         batches = list(pack(lengths, budget))
-        done = 0
-        for size in self._run(batches, lambda batch: self._encode_batch(batch, ids, vectors, errors)):
-            done += size
-            if progress:
-                progress(done, len(texts))
+        self._run(batches, lambda batch: self._encode_batch(batch, ids, vectors, errors))
         return vectors, errors
 
-    def _run(self, batches: list[list[int]], encode: Callable[[list[int]], None]) -> Iterator[int]:
-        """Encode all batches, as many at a time as the runtime has streams; the size of each that is done."""
+    def _run(self, batches: list[list[int]], encode: Callable[[list[int]], None]) -> None:
+        """Encode all batches, as many at a time as the runtime has streams."""
         streams = min(self._runtime.streams, len(batches))
         if streams <= 1:
             for batch in batches:
                 encode(batch)
-                yield len(batch)
             return
         pool = ThreadPoolExecutor(streams, "encode", initializer=self._runtime.begin_stream)
         try:
-            futures = {pool.submit(encode, batch): len(batch) for batch in batches}
-            for future in as_completed(futures):
+            for future in as_completed([pool.submit(encode, batch) for batch in batches]):
                 future.result()
-                yield futures[future]
         finally:
             pool.shutdown(cancel_futures=True)
             self._runtime.end_streams()
@@ -125,23 +132,24 @@ def load_encoder(config: EncoderConfig) -> Encoder:
     Raises:
         ConfigError: the model or the backend is not installed.
     """
-    return _load(config.model, config.backend, resolve_dtype(config), config.token_budget, model_fp(config))
+    key = _key(config)
+    with _LOADING:
+        if key not in _LOADED:
+            dtype = resolve_dtype(config)
+            runtime = _runtime(config, model_folder(config), dtype)
+            while len(_LOADED) >= _MOST_LOADED:
+                del _LOADED[next(iter(_LOADED))]
+            _LOADED[key] = Encoder(runtime, model_fp=key[0], token_budget=config.token_budget)
+        return _LOADED[key]
 
 
-def load_described(record: dict[str, Any]) -> Encoder:
-    """The encoder that a snapshot records, for its queries.
-
-    Raises:
-        IndexMismatch: the model's files here are other ones.
-        ConfigError: the model is not installed here.
-    """
-    return load_encoder(described_config(record))
+def loaded(config: EncoderConfig) -> bool:
+    """Whether this process has that encoder loaded."""
+    return _key(config) in _LOADED
 
 
-@lru_cache(maxsize=2)
-def _load(model: str, backend: str, dtype: Dtype, token_budget: int, fingerprint: str) -> Encoder:
-    config = EncoderConfig.model_validate({"model": model, "backend": backend, "dtype": dtype})
-    return Encoder(_runtime(config, model_folder(config), dtype), model_fp=fingerprint, token_budget=token_budget)
+def _key(config: EncoderConfig) -> tuple[str, int]:
+    return model_fp(config), config.token_budget
 
 
 def _runtime(config: EncoderConfig, folder: Path, dtype: Dtype) -> Runtime:

@@ -54,14 +54,14 @@ def describe(config: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def described_config(record: dict[str, Any]) -> EncoderConfig:
-    """The configuration that a snapshot's record stands for.
+def described_config(record: dict[str, Any], **local: Any) -> EncoderConfig:
+    """The configuration that a snapshot's record stands for; `local`: fields that are no part of it.
 
     Raises:
         IndexMismatch: the model's files here are not those that the snapshot was made with.
         ConfigError: the model is not installed here.
     """
-    config = EncoderConfig(model=record["model"], backend=record["backend"], dtype=record["dtype"])
+    config = EncoderConfig(model=record["model"], backend=record["backend"], dtype=record["dtype"], **local)
     found = files_hash(model_folder(config))
     if found != record["files"]:
         raise IndexMismatch(

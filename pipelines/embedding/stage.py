@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.config import EncoderConfig
-from pipelines.embedding.encoder import load_encoder
+from pipelines.embedding.warm import encoder_for
 from pipelines.lake.schemas import EMBEDDINGS
 
 Stage = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
@@ -17,23 +17,28 @@ Stage = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 OUTPUT = pa.schema([*(field.with_nullable(True) for field in EMBEDDINGS), pa.field("error", pa.string())])
 
 
-def encode_stage(config: EncoderConfig) -> Stage:
+def encode_stage(config: EncoderConfig, *, texts: int | None = None) -> Stage:
     """A stage that encodes texts. Input batches have `text_hash` and `text`.
 
     Output batches have the columns of the embeddings table and `error`, which is null for a row with a vector. The
     model is loaded with the first batch.
+
+    Args:
+        config: the encoder.
+        texts: how many there will be in all, which decides where few of them are encoded; None: not known, many.
     """
-    return _EncodeStage(config)
+    return _EncodeStage(config, texts)
 
 
 @dataclass(frozen=True, slots=True)
 class _EncodeStage:
     config: EncoderConfig
+    texts: int | None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         encoder = None
         for batch in batches:
-            encoder = encoder or load_encoder(self.config)
+            encoder = encoder or encoder_for(self.config, texts=self.texts)
             vectors, errors = encoder.try_encode(batch["text"].to_pylist())
             rows = len(vectors)
             failed = np.isin(np.arange(rows), list(errors))

@@ -30,6 +30,7 @@ class Asker:
         self._mode: Mode = config.mode
         self._candidates = config.candidates
         self._rrf_k = config.rrf_k
+        self._keep_warm_seconds = project.config.encoder.keep_warm_seconds
         self._rights = Rights(project)
         self._statistics_of = ""  # snapshot
         self._statistics: dict[str, TermStatistics] = {}  # by tenant
@@ -96,11 +97,13 @@ class Asker:
 
     def _encode(self, state: State, texts: Sequence[str], mode: Mode, tenant: str) -> Queries:
         """The questions as the snapshot in that slot needs them: its model, its analyser, the tenant's statistics."""
-        from pipelines.embedding.encoder import load_described
+        from pipelines.embedding.model import described_config
+        from pipelines.embedding.warm import encoder_for
 
         dense = sparse = None
         if mode != "bm25":
-            dense = load_described(state["model"]["encoder"]).encode(texts)
+            config = described_config(state["model"]["encoder"], keep_warm_seconds=self._keep_warm_seconds)
+            dense = encoder_for(config, texts=len(texts)).encode(texts)
         if mode != "dense":
             statistics = self._term_statistics(state["snapshot_id"], tenant)
             lexical = LexicalConfig.model_validate(state["model"]["lexical"])

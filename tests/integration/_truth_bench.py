@@ -18,7 +18,7 @@ import pyarrow as pa
 import yaml
 
 from pipelines.config import Config, load_config
-from pipelines.embedding import encoder
+from pipelines.embedding import warm
 from pipelines.embedding.stage import OUTPUT
 from pipelines.home import Home
 from pipelines.identity import acl_id, text_hash
@@ -208,8 +208,8 @@ def bench_in(folder: Path, model: Path, *, lite: bool = False) -> Iterator[tuple
         stack.callback(bench.stop_index)
         stack.enter_context(patch.object(parsing, "Pool", parsing.Pool))
         parse_here()
-        stack.enter_context(patch.object(embeddings, "encode_stage", lambda _config: bench_vectors(bench)))
-        stack.enter_context(patch.object(encoder, "load_described", lambda _record: _Questions()))
+        stack.enter_context(patch.object(embeddings, "encode_stage", lambda _config, **_: bench_vectors(bench)))
+        stack.enter_context(patch.object(warm, "encoder_for", lambda _config, **_: _Questions()))
         kinds = {"filesystem": replace(plain, open=bench.opened), "feed": Kind(Feed, EventSource)}
         stack.enter_context(patch.dict(KINDS, kinds))
         stack.enter_context(patch.object(Look, "listing", listing_with_an_interruption))

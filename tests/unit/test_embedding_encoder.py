@@ -100,25 +100,16 @@ def test_encode_names_the_first_text_without_a_vector() -> None:
         encoder(Recording()).encode([text(1), text(BAD), text(BAD, 20)])
 
 
-def test_progress_counts_every_text_once() -> None:
-    seen: list[tuple[int, int]] = []
-    encoder(Recording()).encode([text(1)] * 25, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(10, 25), (20, 25), (25, 25)]
-
-
 def test_streams_share_the_batches_and_give_the_same_vectors() -> None:
     texts = [text(1 + n % 7, 1 + n % 40) for n in range(300)]
     texts[17] = text(BAD, 30)
     alone, failed = encoder(Recording()).try_encode(texts)
     runtime = Recording(streams=3)
-    seen: list[int] = []
-    vectors, errors = encoder(runtime).try_encode(texts, progress=lambda done, total: seen.append(done))
+    vectors, errors = encoder(runtime).try_encode(texts)
     assert np.array_equal(vectors, alone, equal_nan=True)
     assert errors == failed
     assert 1 <= len(runtime.begun) <= 3
     assert runtime.ended == 1
-    assert seen == sorted(seen)
-    assert seen[-1] == 300
 
 
 def test_few_texts_are_spread_over_the_streams() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.config import EncoderConfig
 from pipelines.embedding import model
-from pipelines.embedding.encoder import load_described, load_encoder
+from pipelines.embedding.encoder import load_encoder
 from pipelines.embedding.model import describe, described_config, dimension, model_fp, resolve_dtype
 from pipelines.embedding.runtime import available_cores
 from pipelines.embedding.tokenizer import model_folder
@@ -85,7 +85,7 @@ def test_auto_is_bfloat16_only_where_the_processor_multiplies_it(
 def test_a_description_loads_the_encoder_that_made_it() -> None:
     made = load_encoder(EncoderConfig(dtype="float32"))
     record = json.loads(json.dumps(describe(EncoderConfig(dtype="float32"))))
-    loaded = load_described(record)
+    loaded = load_encoder(described_config(record))
     assert loaded.model_fp == made.model_fp == record["model_fp"]
     assert loaded.dimension == record["dimension"] == dimension(EncoderConfig()) == 384
     assert loaded is made

@@ -52,7 +52,7 @@ def test_an_empty_batch_gives_an_empty_batch() -> None:
 
 
 def test_no_input_loads_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_module, "load_encoder", None)
+    monkeypatch.setattr(stage_module, "encoder_for", None)
     assert list(encode_stage(CONFIG)(iter([]))) == []
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from pipelines.embedding import warm
 from pipelines.errors import TooManyFailures
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.derive import Progress, derive, missing
@@ -50,6 +51,7 @@ def parse_documents(
     todo = missing(lake, "elements", keyed, ["content_hash", "parser_fp"])
     before = lake.version("elements")
     if todo.num_rows:
+        warm.begin(project.config.encoder, texts=todo.num_rows)
         derive(
             lake,
             "elements",

@@ -38,7 +38,7 @@ def encode_chunks(project: Project, *, run_id: str, progress: Progress | None = 
             lake,
             "embeddings",
             _texts_by_length(project, todo, None if everything else looked),
-            encode_stage(project.config.encoder),
+            encode_stage(project.config.encoder, texts=todo.num_rows),
             total=todo.num_rows,
             portion_rows=project.config.encoder.portion_rows,
             portion_seconds=_PORTION_SECONDS,
