@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.sources.aws import CONNECTIONS, MAX_ATTEMPTS
+from pipelines.sources.aws import CONNECTIONS, MAX_ATTEMPTS, signing
 
 
 def aws_client(service: str, settings: dict[str, Any]) -> Any:
@@ -18,7 +18,7 @@ def aws_client(service: str, settings: dict[str, Any]) -> Any:
     from dagster_aws.utils import construct_boto_client_retry_config
 
     retries = construct_boto_client_retry_config(MAX_ATTEMPTS)  # type: ignore[no-untyped-call]
-    options = retries.merge(Config(max_pool_connections=CONNECTIONS))
+    options = retries.merge(Config(max_pool_connections=CONNECTIONS, **signing(service)))
     rest = {name: value for name, value in settings.items() if name != "profile_name"}
     session = boto3.session.Session(profile_name=settings.get("profile_name"))
     return session.client(service, config=options, **rest)

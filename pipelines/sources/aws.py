@@ -63,7 +63,12 @@ def make_client(service: str, settings: dict[str, Any]) -> Any:
         retries=retries, connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS, max_pool_connections=CONNECTIONS
     )
     rest = {name: value for name, value in settings.items() if name != "profile_name"}
-    return session.client(service, config=options, **rest)
+    return session.client(service, config=options.merge(Config(**signing(service))), **rest)
+
+
+def signing(service: str) -> dict[str, str]:
+    """Options of a client that signs addresses as requests: without, those of S3 have signatures of the old version."""
+    return {"signature_version": "s3v4"} if service == "s3" else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from queue import SimpleQueue
 
 from pipelines.sources.base import Fetched, FetchFailure
 
@@ -56,19 +57,20 @@ def side_by_side(
     """
     room = Room()
     waiting = iter(uris)
+    done: SimpleQueue[Future[tuple[Answer, int]]] = SimpleQueue()
+    under_way = 0
     with ThreadPoolExecutor(at_once, name) as pool:
-        under_way: set[Future[tuple[Answer, int]]] = set()
         try:
             while True:
-                under_way |= {pool.submit(fetch, uri, room) for uri in islice(waiting, at_once - len(under_way))}
+                for uri in islice(waiting, at_once - under_way):
+                    pool.submit(fetch, uri, room).add_done_callback(done.put)
+                    under_way += 1
                 if not under_way:
                     return
-                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                for one in done:
-                    answer, held = one.result()
-                    room.give_back(held)
-                    yield answer
+                answer, held = done.get().result()
+                under_way -= 1
+                room.give_back(held)
+                yield answer
         finally:
             room.close()
-            for one in under_way:
-                one.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -22,6 +22,7 @@ from pipelines.sources.parallel import Room, side_by_side
 from pipelines.sources.s3.pages import Pages, etag_of, too_large, version_label
 from pipelines.sources.s3.quick import quicken
 from pipelines.sources.s3.section import S3Source
+from pipelines.sources.s3.signed import SignedReads
 
 if TYPE_CHECKING:
     from pipelines.sources.surroundings import AwsClient, Surroundings
@@ -47,6 +48,7 @@ class Bucket:
         self._section = section
         self._make = client or make_client
         self._client: Any = None
+        self._signed: SignedReads | None = None
         self._selects = section.selection()
         self._far = Far(section.name, f"the bucket {section.bucket!r}")
 
@@ -89,7 +91,7 @@ class Bucket:
             SourceError: not this object, but the source cannot be read.
         """
         with self._far.doing("read objects", "s3:GetObject"):
-            self._s3()  # made once, before several threads ask for it
+            self._signed = SignedReads(self._s3(), self._section.bucket)  # once, before several threads ask for it
         at_once = self._section.fetches_at_once
         yield from side_by_side(uris, self._fetch, at_once=at_once, name=f"s3-fetch {self._section.name}")
 
@@ -221,7 +223,10 @@ class Bucket:
 
         with self._far.doing(f"read {key!r}", "s3:GetObject"):
             try:
-                answer = self._s3().get_object(Bucket=self._section.bucket, Key=key)
+                client, signed = self._s3(), self._signed
+                answer = signed.get(key) if signed else None
+                if answer is None:
+                    answer = client.get_object(Bucket=self._section.bucket, Key=key)
             except ClientError as error:
                 failure = self._failure(uri, key, error)
                 if failure is None:
