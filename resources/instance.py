@@ -151,13 +151,16 @@ def quick_history() -> Iterator[None]:
             keeper = kept.enter_context(closing(sqlite3.connect(file, check_same_thread=False)))
             keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()  # only a used connection counts
 
-    create_engine = sqlite_event_log.create_engine
+    create_engine = sqlite_event_log.create_engine  # type: ignore[attr-defined]  # Dagster's own export of it
+    modules: tuple[Any, ...] = (sqlite_event_log, sqlite_run_storage)
     event.listen(Engine, "connect", on_connect)
     # There is no setting for it; both modules look the function up when they connect.
-    sqlite_event_log.create_engine = sqlite_run_storage.create_engine = one_engine
+    for module in modules:
+        module.create_engine = one_engine
     try:
         yield
     finally:
-        sqlite_event_log.create_engine = sqlite_run_storage.create_engine = create_engine
+        for module in modules:
+            module.create_engine = create_engine
         event.remove(Engine, "connect", on_connect)
         kept.close()

@@ -75,9 +75,11 @@ def update(config_path: Path, as_json: bool, full: bool, thorough: bool, approve
     """Bring the index to the sources' state: run the job incremental_update in this process."""
     from pipelines.cli import summary
     from pipelines.config import load_config
+    from pipelines.embedding.model import read_ahead
 
     console = open_console(as_json)
-    load_config(config_path)  # a wrong configuration is a usage error, before anything starts
+    config = load_config(config_path)  # a wrong configuration is a usage error, before anything starts
+    read_ahead(config.encoder)
     from jobs.run import run_job
     from pipelines.definitions import defs
     from pipelines.embedding.warm import short_lived

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.config import EncoderConfig
-from pipelines.embedding.tokenizer import model_folder
+from pipelines.embedding.tokenizer import load_tokenizer, model_folder
 from pipelines.errors import ConfigError, IndexMismatch
 from pipelines.identity import content_hash, fingerprint
 
@@ -83,6 +85,17 @@ def model_fp(config: EncoderConfig) -> str:
             "dtype": resolve_dtype(config),
         },
     )
+
+
+def read_ahead(config: EncoderConfig) -> None:
+    """Read the model's files in a thread, while this one imports what the update needs: neither needs the other."""
+
+    def read() -> None:
+        with contextlib.suppress(ConfigError):  # whoever needs the model raises it again, where it is told
+            load_tokenizer(config)
+            model_fp(config)
+
+    threading.Thread(target=read, name="read model files", daemon=True).start()
 
 
 def dimension(config: EncoderConfig) -> int:
