@@ -15,129 +15,30 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from milvus_lite.engine.collection import Collection  # noqa: TID253  only the server process imports this module
 from milvus_lite.schema.types import DataType  # noqa: TID253  as above
 from milvus_lite.search.indexed_filter import evaluate_segment_filter  # noqa: TID253  as above
 
+from pipelines.index.lite_generation import Generation, Mask, Positions, Scores, generation_of
+
 logger = logging.getLogger(__name__)
 
-Mask = npt.NDArray[np.bool_]
-Positions = npt.NDArray[np.int64]
-Scores = npt.NDArray[np.float32]
 Best = tuple[list[Any], list[float]]  # primary keys and scores, best first
 
 _SCORES_AT_ONCE = 4_000_000  # bounds one score matrix to 16 MB
 _SAME_SCORE = 1e-6  # rounding differs with a row's place in a matrix; closer scores are ordered by primary key
 _SPARE_BYTES = 8 * 1024 * 1024  # kept free on the disk beyond twice what a flush has to write
-_COLUMN_ABOVE = 0.1  # share of rows from which adding a whole column is faster than adding at positions
 _MASKS = 64  # kept a generation: one byte a row each
 _MASKED_EXPRESSION = 20_000  # characters; longer ones are lists of keys, asked for once
 _GATHER_BELOW = 0.25  # copying the allowed rows out is cheaper than scoring all of them below this share
 
 
-@dataclass(frozen=True, slots=True)
-class _Postings:
-    """Inverted lists of one segment: rows and weights of dimension `dimensions[i]` are at `starts[i]:starts[i + 1]`.
-
-    `columns` has the weight in every row for the few dimensions that many rows have, by `i`.
-    """
-
-    dimensions: npt.NDArray[np.uint32]
-    starts: Positions
-    rows: npt.NDArray[np.int32]
-    weights: Scores
-    columns: dict[int, Scores]
-
-    @classmethod
-    def of(cls, column: pa.ChunkedArray) -> _Postings:
-        packed = column.cast(pa.binary()).combine_chunks()
-        packed = packed.combine_chunks() if isinstance(packed, pa.ChunkedArray) else packed
-        offsets = np.frombuffer(packed.buffers()[1], dtype=np.int32)[packed.offset : packed.offset + len(packed) + 1]
-        data = packed.buffers()[2]
-        content = memoryview(data)[offsets[0] : offsets[-1]] if data is not None else b""
-        pairs = np.frombuffer(content, dtype=np.dtype([("dimension", "<u4"), ("weight", "<f4")]))
-        rows = np.repeat(np.arange(len(packed), dtype=np.int32), np.diff(offsets) // 8)
-        order = np.argsort(pairs["dimension"], kind="stable")
-        dimensions, first = np.unique(pairs["dimension"][order], return_index=True)
-        starts, rows, weights = np.append(first, len(pairs)), rows[order], pairs["weight"][order]
-        columns = {}
-        for at in np.flatnonzero(np.diff(starts) > _COLUMN_ABOVE * len(packed)).tolist():
-            columns[at] = np.zeros(len(packed), dtype=np.float32)
-            columns[at][rows[starts[at] : starts[at + 1]]] = weights[starts[at] : starts[at + 1]]
-        return cls(dimensions, starts, rows, weights, columns)
-
-    def scores(self, query: Mapping[int, float], rows: int) -> Scores:
-        """Inner product of each row with one query; zero for rows without a common dimension."""
-        total = np.zeros(rows, dtype=np.float32)
-        for dimension, weight in query.items():
-            at = int(np.searchsorted(self.dimensions, dimension))
-            if at == len(self.dimensions) or self.dimensions[at] != dimension:
-                continue
-            if at in self.columns:
-                total += np.float32(weight) * self.columns[at]
-            else:
-                span = slice(self.starts[at], self.starts[at + 1])
-                total[self.rows[span]] += np.float32(weight) * self.weights[span]
-        return total
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One segment and which of its rows count: the newest version of their key, and not deleted."""
-
-    segment: Any
-    live: Mask
-    postings: dict[str, _Postings]  # by field; filled at the first sparse search
-
-    def postings_of(self, field: str) -> _Postings:
-        if field not in self.postings:
-            self.postings[field] = _Postings.of(self.segment.table.column(field))
-        return self.postings[field]
-
-
-@dataclass(frozen=True, slots=True)
-class _Generation:
-    """All rows of a collection between two flushes or compactions. Immutable but for the caches inside its parts."""
-
-    segments: tuple[Any, ...]
-    tombstones: dict[Any, int]
-    parts: tuple[_Part, ...]
-    masks: dict[str, list[Mask]]  # by filter expression: most callers come more than once
-
-    def holds(self, segments: tuple[Any, ...], tombstones: dict[Any, int]) -> bool:
-        same = len(segments) == len(self.segments) and all(a is b for a, b in zip(segments, self.segments, strict=True))
-        return same and tombstones == self.tombstones
-
-
-def _generation(segments: tuple[Any, ...], tombstones: dict[Any, int], before: _Generation | None) -> _Generation:
-    newest: dict[Any, int] = dict(tombstones)
-    for segment in segments:
-        for key, sequence in zip(segment.pks, segment.seqs.tolist(), strict=True):
-            if newest.get(key, -1) < sequence:
-                newest[key] = sequence
-    known = {id(part.segment): part.postings for part in before.parts} if before else {}
-    parts = []
-    taken: set[tuple[Any, int]] = set()  # a crash between two steps of a flush can leave one version in two files
-    for segment in segments:
-        versions = list(zip(segment.pks, segment.seqs.tolist(), strict=True))
-        live = np.array([newest[key] == sequence for key, sequence in versions], dtype=bool)
-        if len(segments) > 1:
-            for position in np.flatnonzero(live).tolist():
-                if versions[position] in taken:
-                    live[position] = False
-            taken.update(versions[position] for position in np.flatnonzero(live).tolist())
-        parts.append(_Part(segment, live, known.get(id(segment), {})))
-    return _Generation(segments, tombstones, tuple(parts), {})
-
-
-def _positions(generation: _Generation, keys: Sequence[Any]) -> list[tuple[int, int]]:
+def _positions(generation: Generation, keys: Sequence[Any]) -> list[tuple[int, int]]:
     """Segment and row of each of these keys that is there."""
     found = []
     for key in keys:
@@ -152,7 +53,7 @@ def _positions(generation: _Generation, keys: Sequence[Any]) -> list[tuple[int, 
 class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no types
     """A Lite collection that answers `MilvusIndex`'s requests from arrays."""
 
-    _cached: _Generation | None = None
+    _cached: Generation | None = None
 
     def warm(self, fields: Iterable[str]) -> None:
         """Prepare what the first search would otherwise wait for: sparse fields by name, and which rows are alive."""
@@ -264,9 +165,15 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
         self._require_loaded()
         return list(self._take(generation, _positions(generation, pks), output_fields or []).to_pylist())
 
+    @property
+    def num_entities(self) -> int:
+        """How many rows there are; counted by Lite, key by key, only while some wait to be flushed."""
+        generation = self._settled()
+        return int(super().num_entities) if generation is None else sum(int(p.live.sum()) for p in generation.parts)
+
     # --- internals ---
 
-    def _settled(self) -> _Generation | None:
+    def _settled(self) -> Generation | None:
         """The rows as they are, or None while some wait to be flushed."""
         if self._memtable.size():
             return None
@@ -275,7 +182,7 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
         tombstones = deletions.snapshot
         cached = self._cached
         if cached is None or not cached.holds(segments, tombstones):
-            cached = self._cached = _generation(segments, tombstones, cached)
+            cached = self._cached = generation_of(segments, tombstones, cached)
         return cached
 
     def _is_sparse(self, name: str) -> bool:
@@ -286,7 +193,7 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
         scalars = {field.name for field in self._schema.fields if field.dtype not in vectors}
         return bool(names) and set(names or ()) <= scalars
 
-    def _masks(self, generation: _Generation, expression: str | None) -> list[Mask]:
+    def _masks(self, generation: Generation, expression: str | None) -> list[Mask]:
         if not expression:
             return [part.live for part in generation.parts]
         masks = generation.masks.get(expression)
@@ -299,7 +206,7 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
                 generation.masks[expression] = masks
         return masks
 
-    def _take(self, generation: _Generation, found: list[tuple[int, int]], fields: Sequence[str]) -> pa.Table:
+    def _take(self, generation: Generation, found: list[tuple[int, int]], fields: Sequence[str]) -> pa.Table:
         """Some columns of rows by segment and position, in that order; always with the primary key."""
         names = [f.name for f in self._schema.fields if f.name in {*fields, self._pk_name}]
         tables, origins = [], []
@@ -313,7 +220,7 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
         return pa.concat_tables(tables).take(pa.array(np.argsort(origins), pa.int64()))
 
     def _rank_dense(
-        self, generation: _Generation, masks: list[Mask], queries: Scores, field: str, top_k: int
+        self, generation: Generation, masks: list[Mask], queries: Scores, field: str, top_k: int
     ) -> list[Best]:
         ranked = [_Ranked(top_k) for _ in range(len(queries))]
         for part, mask in zip(generation.parts, masks, strict=True):
@@ -333,7 +240,7 @@ class ExactCollection(Collection):  # type: ignore[misc]  # milvus_lite ships no
         return [one.best() for one in ranked]
 
     def _rank_sparse(
-        self, generation: _Generation, masks: list[Mask], queries: list[dict[int, float]], field: str, top_k: int
+        self, generation: Generation, masks: list[Mask], queries: list[dict[int, float]], field: str, top_k: int
     ) -> list[Best]:
         ranked = [_Ranked(top_k) for _ in queries]
         for part, mask in zip(generation.parts, masks, strict=True):

@@ -17,6 +17,7 @@ pytest.importorskip("milvus_lite")
 from milvus_lite.engine.collection import Collection
 from milvus_lite.schema.types import CollectionSchema, DataType, FieldSchema
 
+from pipelines.index import lite_generation
 from pipelines.index.lite_search import ExactCollection
 
 DIMENSION = 16
@@ -55,6 +56,27 @@ def collection(tmp_path: Path) -> Iterator[ExactCollection]:
         made.flush()
     yield made
     made.close()
+
+
+def test_what_is_alive_after_a_small_flush_is_what_all_files_say(collection: ExactCollection) -> None:
+    random = np.random.default_rng(11)
+    carried = 0
+    for version in range(40):
+        numbers = random.choice(500, size=int(random.integers(0, 12)), replace=False)
+        if len(numbers):
+            collection.upsert([record(random, int(number), version) for number in numbers])
+        if version % 3:
+            collection.delete([f"key-{number:04d}" for number in random.choice(500, size=5, replace=False)])
+        before = collection._cached
+        collection.flush()
+        found = collection._settled()
+        assert found is not None
+        if before is not None:
+            carried += lite_generation.changed_keys(found.segments, found.tombstones, before) is not None
+        whole = lite_generation.from_nothing(found.segments, found.tombstones, None)
+        assert [part.live.tolist() for part in found.parts] == [part.live.tolist() for part in whole.parts]
+        assert collection.num_entities == Collection.num_entities.fget(collection)
+    assert carried > 20
 
 
 @pytest.mark.parametrize("expression", [None, "acl_id in [1, 2]", "acl_id in [3]", "acl_id in [99]"])
