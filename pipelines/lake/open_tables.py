@@ -50,6 +50,7 @@ class _Opened:
     facts: pa.Table | None = None
     rows: ds.Dataset | None = None
     derived: dict[str, Any] = field(default_factory=dict)
+    footers: pruning.Footers = field(default_factory=pruning.Footers)
 
 
 class OpenTables:
@@ -74,7 +75,7 @@ class OpenTables:
             known = _Opened(log, DeltaTable(uri, storage_options=self._options))
         elif log != known.log:
             known.table.update_incremental()
-            known = _Opened(log, known.table)
+            known = _Opened(log, known.table, footers=known.footers)
         self._opened[uri] = known
         return known.table
 
@@ -104,7 +105,15 @@ class OpenTables:
 
         Raises what `DeltaTable` raises.
         """
-        return pruning.dataset(self.facts(uri, version), self._filesystem(uri), schema, key=key, wanted=wanted)
+        facts, footers = self.facts(uri, version), self._footers_of(uri)
+        return pruning.dataset(facts, self._filesystem(uri), schema, key=key, wanted=wanted, footers=footers)
+
+    def _footers_of(self, uri: str) -> pruning.Footers | None:
+        """What is known of the files of a table while it is open; None for one that is opened anew each time."""
+        with self._lock:
+            self._table(uri)
+            known = self._opened.get(uri)
+            return known.footers if known else None
 
     def some(self, uri: str, schema: pa.Schema, facts: pa.Table) -> ds.Dataset:
         """Some of a table's files, chosen by what `facts` says of them; all rows of a small table may be held."""

@@ -6,7 +6,9 @@ neither does, everything is read; so this can be slow, and never wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -15,10 +17,43 @@ from pyarrow.fs import FileSystem
 from pipelines.lake.portions import Wanted
 
 _BATCH_ROWS = 8_192
+_FOOTERS = 256  # kept of a table; of a file with 100 row groups one takes about 100 kB
+
+Bounds = list[tuple[str, str] | None]
+"""The smallest and the largest key of each row group of a file; None where the footer does not say."""
+
+_Known = tuple[ds.ParquetFileFragment, Bounds | None]
+
+
+class Footers:
+    """What the footers of a table's files say, read once: a file of a Delta table is never written again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read: dict[tuple[str, str], _Known] = {}
+
+    def of(self, path: str, key: str, make: Callable[[], ds.ParquetFileFragment]) -> _Known:
+        """A file, and the smallest and the largest key of each of its row groups; None where it has no such column."""
+        with self._lock:
+            known = self._read.pop((path, key), None)
+        if known is None:
+            fragment = make()
+            known = fragment, _bounds(fragment, key)
+        with self._lock:
+            self._read[path, key] = known  # the one that was asked for last goes last
+            if len(self._read) > _FOOTERS:
+                del self._read[next(iter(self._read))]
+        return known
 
 
 def dataset(
-    facts: pa.Table, filesystem: FileSystem, schema: pa.Schema, *, key: str = "", wanted: Wanted | None = None
+    facts: pa.Table,
+    filesystem: FileSystem,
+    schema: pa.Schema,
+    *,
+    key: str = "",
+    wanted: Wanted | None = None,
+    footers: Footers | None = None,
 ) -> ds.FileSystemDataset:
     """The files of a table, or those parts of them that can hold what is wanted.
 
@@ -28,12 +63,14 @@ def dataset(
         schema: of the rows.
         key: the column that `wanted` is about.
         wanted: None: everything.
+        footers: what is known of this table's files already, and is kept for the next time.
     """
     form = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True))
+    footers = footers or Footers()
     fragments = []
     for path in _paths(facts, key, wanted):
-        fragment = form.make_fragment(path, filesystem=filesystem)
-        found = fragment if wanted is None else _part(fragment, key, wanted)
+        make = partial(form.make_fragment, path, filesystem=filesystem)
+        found = make() if wanted is None else _part(*footers.of(path, key, make), wanted)
         if found is not None:
             fragments.append(found)
     return ds.FileSystemDataset(fragments, schema, form, filesystem)
@@ -48,21 +85,23 @@ def _paths(facts: pa.Table, key: str, wanted: Wanted | None) -> list[str]:
     return [p for p, low, high in zip(paths, smallest, largest, strict=True) if wanted.touches(low, high)]
 
 
-def _part(fragment: ds.ParquetFileFragment, key: str, wanted: Wanted) -> ds.ParquetFileFragment | None:
-    """The row groups of a file that can hold what is wanted; None for none."""
+def _bounds(fragment: ds.ParquetFileFragment, key: str) -> Bounds | None:
     footer = fragment.metadata
     column = next((at for at in range(footer.num_columns) if footer.schema.column(at).path == key), None)
     if column is None:
+        return None
+    told = (footer.row_group(number).column(column).statistics for number in range(footer.num_row_groups))
+    return [(_text(one.min), _text(one.max)) if one is not None and one.has_min_max else None for one in told]
+
+
+def _part(fragment: ds.ParquetFileFragment, bounds: Bounds | None, wanted: Wanted) -> ds.ParquetFileFragment | None:
+    """The row groups of a file that can hold what is wanted; None for none."""
+    if bounds is None:
         return fragment
-    groups = []
-    for number in range(footer.num_row_groups):
-        told = footer.row_group(number).column(column).statistics
-        known = told is not None and told.has_min_max
-        if wanted.touches(_text(told.min), _text(told.max)) if known else True:
-            groups.append(number)
+    groups = [number for number, known in enumerate(bounds) if known is None or wanted.touches(*known)]
     if not groups:
         return None
-    return fragment if len(groups) == footer.num_row_groups else fragment.subset(row_group_ids=groups)
+    return fragment if len(groups) == len(bounds) else fragment.subset(row_group_ids=groups)
 
 
 def _text(value: str | bytes) -> str:
