@@ -8,9 +8,11 @@ import json
 import os
 import resource
 import shutil
+import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -71,6 +73,7 @@ class PeakMemory(threading.Thread):
     def __init__(self, home: Home, *, every_seconds: float = 0.1) -> None:
         super().__init__(daemon=True)
         self.own = self.workers = self.index = self.together = self._seen = 0
+        self.where: list[str] = []  # what the main thread did at the peak of `together`
         self._home = home
         self._every_seconds = every_seconds
         self._ended = threading.Event()
@@ -101,7 +104,18 @@ class PeakMemory(threading.Thread):
                     if child.pid != index:
                         workers += child.memory_info().rss
             self.own, self.workers = max(self.own, own), max(self.workers, workers)
-            self.together, self._seen = max(self.together, own + workers), max(self._seen, own + workers)
+            self._seen = max(self._seen, own + workers)
+            if own + workers > self.together:
+                self.together, self.where = own + workers, _doing()
+
+
+def _doing() -> list[str]:
+    """The innermost calls of the main thread, as far as they are ours."""
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    stack = traceback.extract_stack(frame)
+    ours = Path(__file__).resolve().parents[1]
+    found = [one for one in stack if Path(one.filename).is_relative_to(ours) and ".venv" not in one.filename]
+    return [f"{Path(one.filename).relative_to(ours)}:{one.lineno} {one.name}" for one in found[-6:]]
 
 
 @contextlib.contextmanager

@@ -86,6 +86,7 @@ def build(folder: Path, count: int) -> dict[str, Any]:
         "steps": done.steps,
         "step_memory": done.memory,
         "memory": {name: getattr(memory, name) for name in ("own", "workers", "together", "index")},
+        "peak_at": memory.where,
         "tables": {name: _table(corpus, name) for name in TABLES},
     }
 

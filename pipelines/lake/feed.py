@@ -15,6 +15,12 @@ def schema_of(name: str) -> pa.Schema:
     return TABLES[name].append(pa.field(KIND, pa.string())).append(pa.field(COMMIT, pa.int64()))
 
 
+def without_views(schema: pa.Schema) -> pa.Schema:
+    """The schema with plain strings: what a merge wrote reads back as views, which few kernels take."""
+    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    return pa.schema([field.with_type(views.get(field.type, field.type)) for field in schema])
+
+
 def as_told(name: str, feed: pa.Table, key: str) -> pa.Table:
     """A feed as Delta gives it, in our schema, without the rows that a commit removed and added again as they were.
 

@@ -20,7 +20,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from pipelines.errors import LakeError
 from pipelines.lake import feed, files, pruning
 from pipelines.lake.open_tables import OpenTables
-from pipelines.lake.portions import KEYS, PORTION_ROWS, KeySet, Portion, Wanted
+from pipelines.lake.portions import KEYS, PORTION_ROWS, KeySet, Portion, Wanted, portions
 from pipelines.lake.schemas import TABLES
 
 _T = TypeVar("_T")
@@ -272,19 +272,61 @@ class LakeReader:
         Returns:
             None when the feed no longer reaches back that far (vacuumed): the caller must compare in full.
         """
+        told = self._told(name, after, until)
+        return told if isinstance(told, pa.Table) else None
+
+    def change_parts(self, name: str, after: int, until: int) -> Iterator[pa.Table] | None:
+        """The same in parts, each with all that the feed says of its keys: what is held does not grow with the feed.
+
+        Returns:
+            None as for `changes`.
+        """
+        few = self._told(name, after, until, at_most=PORTION_ROWS)
+        if few is None:
+            return None
+        if isinstance(few, pa.Table):
+            return iter([few])
+        return (self._part(name, after, until, portion) for portion in portions(few))
+
+    def _part(self, name: str, after: int, until: int, portion: Portion) -> pa.Table:
+        part = self._told(name, after, until, portion=portion)
+        if not isinstance(part, pa.Table):
+            raise LakeError(f"reading changes of table {name!r}: files went while it was read; run the update again")
+        return part
+
+    def _told(
+        self, name: str, after: int, until: int, *, portion: Portion | None = None, at_most: int | None = None
+    ) -> pa.Table | int | None:
+        """The feed, or what it says of a portion of the keys; its rows alone where these are more than `at_most`."""
         if after >= until:
             return feed.schema_of(name).empty_table()
         table = self._open(name)
         if table is None:
             raise LakeError(f"reading changes of table {name!r}: the table does not exist under {self._root}")
+        found: list[pa.RecordBatch] = []
+        rows = 0
         try:
             with self._reading(name):
-                told = pa.table(table.load_cdf(starting_version=after + 1, ending_version=until).read_all())
+                told = pa.RecordBatchReader.from_stream(
+                    table.load_cdf(starting_version=after + 1, ending_version=until)
+                )
+                schema = feed.without_views(told.schema)
+                for batch in told:
+                    part = batch.cast(schema)
+                    if portion is not None:
+                        part = part.filter(portion.among(part[KEYS[name]]))
+                    rows += part.num_rows
+                    if at_most is not None and rows > at_most:
+                        found = []
+                    elif part.num_rows:
+                        found.append(part)
         except Exception as error:  # a vacuumed file of the feed reaches Python as a bare Exception
             if "failed to fetch metadata for file" in str(error).lower():
                 return None
             raise LakeError(_damaged(name, self._root, error)) from error
-        return feed.as_told(name, told, KEYS[name])
+        if at_most is not None and rows > at_most:
+            return rows
+        return feed.as_told(name, pa.Table.from_batches(found, schema=schema), KEYS[name])
 
     def history(self, name: str, limit: int | None = None) -> list[dict[str, object]]:
         """The commits of a table, newest first."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -81,6 +82,40 @@ class Lake(LakeReader):
         if name in MERGED or version % _GATHERED_EVERY:
             return version
         return self._gather(name, run_id)
+
+    def append_parts(self, name: str, parts: Iterable[pa.Table], *, rows: int, run_id: str) -> int:
+        """Append rows in one commit, a part at a time, so that memory does not grow with them.
+
+        Args:
+            name: the table.
+            parts: the rows; taken one after the other, in another thread.
+            rows: about how many there are.
+            run_id: recorded with the commit.
+
+        Raises:
+            LakeError: as for `append`; what taking a part raises is raised. Nothing was added.
+        """
+        found = (part for part in parts if part.num_rows)
+        first = next(found, None)
+        if first is None:
+            return self.version(name)
+        digits = self._digits(name)
+        digits = layout.digits_for(rows) if digits is None else digits
+        table = self._writable(name, run_id) or self._create(name)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for part in chain([first], found):
+                yield from self._ordered(name, self._checked(name, part), digits).to_batches()
+
+        with _drawn(_on_disk(name), batches()) as reader:
+            self._write(name, table, reader, mode="append", run_id=run_id)
+        return self.version(name)
+
+    def merge_parts(self, name: str, parts: Iterable[pa.Table], *, key: str, rows: int, run_id: str) -> int:
+        """Like `merge`, of rows that come in parts: into a table that was never written, one part is held at a time."""
+        if self._open(name) is None:
+            return self.append_parts(name, parts, rows=rows, run_id=run_id)
+        return self.merge(name, pa.concat_tables([TABLES[name].empty_table(), *parts]), key=key, run_id=run_id)
 
     def merge(self, name: str, rows: pa.Table, *, key: str, run_id: str) -> int:
         """Insert or replace rows by key in one commit and return the table's new version; no rows, no commit.
@@ -155,15 +190,13 @@ class Lake(LakeReader):
 
         def kept() -> Iterator[pa.RecordBatch]:
             nonlocal after
-            # The writer asks from a thread of delta-rs' own, in which delta-rs must not be called.
-            while (batch := readers.submit(next, batches, None).result()) is not None:
+            for batch in batches:
                 rows = batch if keep is None else batch.filter(keep(batch))
                 after += rows.num_rows
                 yield rows
 
-        with ThreadPoolExecutor(1) as readers:
-            rows = pa.RecordBatchReader.from_batches(TABLES[name], kept())
-            self._write(name, table, rows, mode="overwrite", run_id=run_id)
+        with _drawn(TABLES[name], kept()) as reader:
+            self._write(name, table, reader, mode="overwrite", run_id=run_id)
         if name in KEYS:
             self._tell_ordered(name, after, run_id)
         return before - after
@@ -261,10 +294,10 @@ class Lake(LakeReader):
         column = f"partition.{layout.COLUMN}"
         return layout.digits_of(facts[column].to_pylist()) if column in facts.schema.names else None
 
-    def _ordered(self, name: str, rows: pa.Table) -> pa.Table:
-        """The rows as they are written: in the order of their keys, in parts where the table has them."""
+    def _ordered(self, name: str, rows: pa.Table, digits: int | None = None) -> pa.Table:
+        """The rows as they are written: in the order of their keys, in parts (`digits`) where the table has them."""
         if name in layout.LAID_OUT:
-            digits = self._digits(name)
+            digits = self._digits(name) if digits is None else digits
             if digits is None:
                 digits = layout.digits_for(len(rows))
             return layout.with_part(rows, layout.LAID_OUT[name], digits)
@@ -324,6 +357,32 @@ class Lake(LakeReader):
             return rows.select(schema.names).cast(schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
             raise LakeError(f"writing table {name!r}: the rows do not fit its schema: {error}") from error
+
+
+@contextlib.contextmanager
+def _drawn(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatchReader]:
+    """A reader of batches that are made in a thread of their own, and what making one raises.
+
+    The writer asks from a thread of delta-rs' own, in which delta-rs must not be called; and of an error that it meets
+    there it keeps the words alone.
+    """
+    failed: list[BaseException] = []
+
+    def drawn() -> Iterator[pa.RecordBatch]:
+        try:
+            while (batch := makers.submit(next, batches, None).result()) is not None:
+                yield batch
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    with ThreadPoolExecutor(1, "write") as makers:
+        try:
+            yield pa.RecordBatchReader.from_batches(schema, drawn())
+        except Exception:
+            if failed:
+                raise failed[0] from None
+            raise
 
 
 def _on_disk(name: str) -> pa.Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,6 +63,31 @@ def test_a_table_that_was_never_written_is_empty_and_has_no_version(lake: Lake) 
 def test_appending_no_rows_makes_no_commit(lake: Lake) -> None:
     lake.append("acl_sets", ACL_SETS.empty_table(), run_id="r")
     assert lake.version("acl_sets") == -1
+
+
+def test_parts_are_one_commit_and_a_merge_into_nothing_is_one_too(lake: Lake) -> None:
+    parts = [documents(), documents(document("a"), document("b")), documents(document("c"))]
+    assert (
+        lake.merge_parts("documents", iter(parts), key="doc_id", rows=3, run_id="r") == lake.version("documents") == 1
+    )
+    assert sorted(lake.read("documents")["doc_id"].to_pylist()) == ["a", "b", "c"]
+    again = [documents(document("b", content="b")), documents(document("d"))]
+    lake.merge_parts("documents", iter(again), key="doc_id", rows=2, run_id="r")
+    rows = {row["doc_id"]: row["content_hash"][0] for row in lake.read("documents").to_pylist()}
+    assert rows == {"a": "a", "b": "b", "c": "a", "d": "a"}
+    before = lake.version("documents")
+    assert lake.append_parts("documents", [documents()], rows=0, run_id="r") == before
+
+
+def test_what_making_a_part_raises_is_raised_and_nothing_is_added(lake: Lake) -> None:
+    def parts() -> Iterator[pa.Table]:
+        yield documents(document("a"))
+        lake.read("acl_sets")  # what makes a part may read the tables
+        raise LookupError("the second part cannot be made")
+
+    with pytest.raises(LookupError, match="second part"):
+        lake.append_parts("documents", parts(), rows=2, run_id="r")
+    assert lake.read("documents").num_rows == 0
 
 
 def test_an_older_version_can_be_read(lake: Lake) -> None:

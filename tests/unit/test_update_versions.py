@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipelines.errors import LockstepError
 from pipelines.home import Home
 from pipelines.lake import manifest
+from pipelines.lake.portions import portions
 from pipelines.project import Project
 from pipelines.update.applying.versions import catch_up
 from pipelines.update.history.versions import DocumentVersion, history
@@ -168,3 +170,29 @@ def test_an_unknown_uri_is_an_error_that_names_near_ones(project: Project) -> No
         history(project, "Expenses.md")
     with pytest.raises(LockstepError, match="of source 'other'"):
         history(project, "a.md", "other")
+
+
+def test_a_large_feed_is_told_in_parts_and_says_the_same(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        write(project, f"more/{number}.md", f"# {number}\n\nA text.\n")
+    monkeypatch.setattr("pipelines.update.applying.versions.catch_up", lambda *_, **__: 0)
+    update(project, "one", approve_deletions=True)
+    for number in range(0, 40, 2):
+        write(project, f"more/{number}.md", f"# {number}\n\nAnother text, which is longer.\n")
+    (corpus(project) / "more" / "1.md").unlink()
+    update(project, "two", approve_deletions=True)
+    monkeypatch.undo()
+    whole = project.lake.changes(manifest.TABLE, -1, project.lake.version(manifest.TABLE))
+    assert whole is not None
+    monkeypatch.setattr("pipelines.lake.reading.PORTION_ROWS", 7)
+    monkeypatch.setitem(portions.__kwdefaults__, "rows_each", 7)
+    parts = project.lake.change_parts(manifest.TABLE, -1, project.lake.version(manifest.TABLE))
+    assert parts is not None
+    found = list(parts)
+    assert len(found) > 5
+    assert max(map(len, found)) < len(whole)
+    order = [(name, "ascending") for name in ("_commit_version", "doc_id", "_change_type")]
+    assert pa.concat_tables(found).sort_by(order).equals(whole.sort_by(order))
+    assert catch_up(project, run_id="later") == 42 + 21
+    assert [v.change for v in versions(project, "more/2.md")] == ["changed", "added"]
+    assert [v.change for v in versions(project, "more/1.md")] == ["deleted", "added"]

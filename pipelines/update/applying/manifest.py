@@ -53,19 +53,18 @@ def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
     counts: Counter[str] = Counter()
     moved: dict[str, census.Count] = {}
     now = datetime.now(UTC)
-    parts = [
+    parts = (
         _next_rows(project, staged.slice(start, _PART_ROWS), counts, moved, run_id=run_id, now=now)
         for start in range(0, len(staged), _PART_ROWS)
-    ]
-    rows = pa.concat_tables([DOCUMENTS.empty_table(), *parts])
-    version = lake.merge(manifest.TABLE, rows, key="doc_id", run_id=run_id)
+    )
+    merged = lake.merge_parts(manifest.TABLE, parts, key="doc_id", rows=len(staged), run_id=run_id)
     whole = census.total(census.carry(project, counted, moved))
     healthy = _healthy(project, failures, healed)
     open_letters = dead_letters.record(lake, (), healthy=healthy, run_id=run_id)
     versions.catch_up(project, run_id=run_id)
     _follow(project, followed)
     return ManifestReport(
-        manifest_version=version,
+        manifest_version=merged,
         added=counts["added"],
         changed=counts["changed"],
         deleted=counts["deleted"],
@@ -74,7 +73,7 @@ def merge_manifest(project: Project, *, run_id: str) -> ManifestReport:
         quarantined=whole.quarantined,
         active=whole.active,
         open_dead_letters=open_letters,
-        committed=bool(len(rows)),
+        committed=merged != version,
         seconds=time.perf_counter() - started,
     )
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.lake import manifest
+from pipelines.lake.portions import portions
 from pipelines.lake.schemas import DOCUMENT_VERSIONS
 from pipelines.project import Project
 
@@ -35,12 +36,13 @@ def catch_up(project: Project, *, run_id: str) -> int:
     added = 0
     while known < version:
         until = min(known + _COMMITS, version)
-        feed = lake.changes(manifest.TABLE, known, until)
+        feed = lake.change_parts(manifest.TABLE, known, until)
         if feed is None:
             return added + _fill(project, version, run_id=run_id)
-        rows = pa.concat_tables([DOCUMENT_VERSIONS.empty_table(), *_versions(feed)])
-        lake.append(TABLE, rows, run_id=run_id)
-        added += len(rows)
+        before = lake.count(TABLE)
+        told = (rows for part in feed for rows in _versions(part))
+        lake.append_parts(TABLE, told, rows=_PART_ROWS, run_id=run_id)
+        added += lake.count(TABLE) - before
         known = until
     return added
 
@@ -92,11 +94,16 @@ def _version(row: Row, change: str, manifest_version: int) -> Row:
 
 def _fill(project: Project, version: int, *, run_id: str) -> int:
     """Keep the present state of every document, and say that what was before it is not known."""
-    now = datetime.now(UTC)
-    parts = [DOCUMENT_VERSIONS.empty_table()]
-    for batch in project.lake.read(manifest.TABLE).to_batches(max_chunksize=_PART_ROWS):
-        rows = [{**_version(row, "gap", version), "durable_at": now, "run_id": run_id} for row in batch.to_pylist()]
-        parts.append(pa.Table.from_pylist(rows, schema=DOCUMENT_VERSIONS))
-    kept = pa.concat_tables(parts)
-    project.lake.append(TABLE, kept, run_id=run_id)  # at once: the next call takes all of it for done
-    return len(kept)
+    now, lake = datetime.now(UTC), project.lake
+    rows = lake.count(manifest.TABLE)
+
+    def present() -> Iterator[pa.Table]:
+        for portion in portions(rows):
+            for batch in lake.lookup(manifest.TABLE, portion).to_batches(max_chunksize=_PART_ROWS):
+                kept = [
+                    {**_version(row, "gap", version), "durable_at": now, "run_id": run_id} for row in batch.to_pylist()
+                ]
+                yield pa.Table.from_pylist(kept, schema=DOCUMENT_VERSIONS)
+
+    lake.append_parts(TABLE, present(), rows=rows, run_id=run_id)  # at once: the next call takes all of it for done
+    return rows
