@@ -45,7 +45,7 @@ def gates(
 
 def _judge(project: Project, snapshot_id: str, step: Step, *, rebuilt: bool) -> list[GateResult]:
     """The results of all gates, and last whether a rebuild agrees with the live index."""
-    snapshot = snapshots.find(snapshots.history(project.lake, project.alias), snapshot_id)
+    snapshot = snapshots.find(snapshots.recent(project.lake, project.alias), snapshot_id)
     if snapshot.status == "live":  # nothing was built: what was proved then is still what holds
         proved = [
             GateResult(name, bool(details.get("passed")), f"Passed when {snapshot_id} was built.", dict(details))

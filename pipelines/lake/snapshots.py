@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from pipelines.errors import SnapshotNotFound
 from pipelines.lake.schemas import INDEX_SNAPSHOTS, TERM_STATISTICS
@@ -24,6 +25,8 @@ RECIPES = "recipes"  # of a snapshot's `model`: what its rows were made by, whic
 Status = Literal["building", "candidate", "live", "retired", "rejected", "diverged"]
 AGREEMENT = "agrees_with_incremental"  # the gate that a diverged snapshot, and none but that, did not pass
 Kind = Literal["incremental", "full", "rollback"]
+_UNSETTLED = ("building", "candidate", "live", "diverged")
+_RECENT = 64  # more than slots can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +62,32 @@ class Snapshot:
 
 
 def history(lake: Lake, index_name: str) -> list[Snapshot]:
-    """All snapshots of an index, oldest first."""
-    every = lake.derived(TABLE, "snapshots", lambda: _all(lake))
-    return [snapshot for snapshot in every if snapshot.index_name == index_name]
+    """All snapshots of an index, oldest first. Takes longer with each update there was: for what operators ask."""
+    return _read(lake, pc.field("index_name") == index_name)
 
 
-def _all(lake: Lake) -> list[Snapshot]:
+def recent(lake: Lake, index_name: str) -> list[Snapshot]:
+    """The snapshots that an update has to do with, oldest first: the newest 64, and all that are not settled."""
+    return lake.derived(TABLE, f"recent {index_name}", lambda: _recent(lake, index_name))
+
+
+def by_id(lake: Lake, index_name: str, snapshot_id: str) -> Snapshot | None:
+    """The snapshot of that very id, however old; None if it is not known."""
+    found = (s for s in recent(lake, index_name) if s.snapshot_id == snapshot_id)
+    ours = (pc.field("index_name") == index_name) & (pc.field("snapshot_id") == snapshot_id)
+    return next(found, None) or next(iter(_read(lake, ours)), None)
+
+
+def _recent(lake: Lake, index_name: str) -> list[Snapshot]:
+    ours = pc.field("index_name") == index_name
+    newest = pc.max(lake.read(TABLE, ["sequence"], where=ours)["sequence"]).as_py() or 0
+    return _read(lake, ours & ((pc.field("sequence") > newest - _RECENT) | pc.field("status").isin(_UNSETTLED)))
+
+
+def _read(lake: Lake, where: ds.Expression) -> list[Snapshot]:
     return [
         Snapshot(**{**row, "model": json.loads(row["model"]), "gates": json.loads(row["gates"])})
-        for row in lake.read(TABLE).sort_by("sequence").to_pylist()
+        for row in lake.read(TABLE, where=where).sort_by("sequence").to_pylist()
     ]
 
 

@@ -212,8 +212,7 @@ class _Comparison:
     @cached_property
     def _snapshot_is_told(self) -> bool:
         """Whether the manifest still tells what the snapshot was built from."""
-        history = snapshots.history(self._lake, self._project.alias)
-        found = next((one for one in history if one.snapshot_id == self._state["snapshot_id"]), None)
+        found = snapshots.by_id(self._lake, self._project.alias, self._state["snapshot_id"])
         return found is not None and not lost_manifest(self._project, found)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipelines.errors import SnapshotNotFound
 from pipelines.lake import snapshots
 from pipelines.lake.snapshots import Statistics
 from pipelines.lake.tables import Lake
+from tests.fakes.snapshots import snapshot
 
 VOCABULARY = 5_000
 
@@ -84,3 +86,21 @@ def test_an_index_without_rows_has_statistics_and_an_unknown_snapshot_has_none(t
     assert snapshots.find_term_statistics(lake, "never") is None
     with pytest.raises(SnapshotNotFound):
         snapshots.read_term_statistics(lake, "never", "default")
+
+
+def test_what_an_update_reads_does_not_grow_with_the_snapshots_there_were(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    old = [snapshot(f"s{n:04d}", sequence=n, status="retired") for n in range(1, 301)]
+    old[4] = replace(old[4], status="live")
+    old[9] = replace(old[9], status="diverged")
+    snapshots.record(lake, *old, snapshot("other", sequence=900, index_name="another"))
+    name = old[0].index_name
+    recent = [one.snapshot_id for one in snapshots.recent(lake, name)]
+    assert recent == ["s0005", "s0010", *(f"s{n:04d}" for n in range(237, 301))]
+    assert snapshots.live(snapshots.recent(lake, name)) == snapshots.by_id(lake, name, "s0005")
+    assert len(snapshots.history(lake, name)) == 300
+    found = snapshots.by_id(lake, name, "s0100")
+    assert found is not None
+    assert found.sequence == 100
+    assert snapshots.by_id(lake, name, "s01") is None
+    assert snapshots.recent(lake, "unknown") == []

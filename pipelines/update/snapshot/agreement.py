@@ -25,7 +25,7 @@ DESCRIPTION = "A rebuild from nothing has the digest of the live index, brought 
 
 def agreement(project: Project, snapshot_id: str, *, progress: Progress | None = None) -> GateResult:
     """Compare a candidate that was built from nothing with the live snapshot; of any other nothing is asked."""
-    history = snapshots.history(project.lake, project.alias)
+    history = snapshots.recent(project.lake, project.alias)
     rebuilt, live = snapshots.find(history, snapshot_id), snapshots.live(history)
     if live is None or live.snapshot_id == rebuilt.snapshot_id:
         return not_asked("nothing else is live")

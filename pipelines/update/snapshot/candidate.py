@@ -54,7 +54,7 @@ def build_candidate(
     lake = project.lake
     version = lake.version(manifest.TABLE)
     live = reconcile(project, run_id=run_id)
-    history = snapshots.history(lake, project.alias)
+    history = snapshots.recent(lake, project.alias)
     if live is not None and not full:
         reason = _nothing_to_do(project, live, history, version)
         if reason:
@@ -105,7 +105,7 @@ def lost_manifest(project: Project, snapshot: Snapshot) -> bool:
 
 def rows_to_fill(project: Project) -> int:
     """Rows that the next update with any change writes to a slot that is still empty. Asks no index."""
-    history = snapshots.history(project.lake, project.alias)
+    history = snapshots.recent(project.lake, project.alias)
     live = snapshots.live(history)
     if live is None:
         return 0
@@ -187,7 +187,7 @@ def _drop_spare(project: Project, history: list[Snapshot]) -> None:
 
 def rebuild_at(project: Project, snapshot: Snapshot, *, run_id: str, progress: Progress | None = None) -> Snapshot:
     """Build the rows of an earlier snapshot into the idle slot, from the tables at its manifest version."""
-    history = snapshots.history(project.lake, project.alias)
+    history = snapshots.recent(project.lake, project.alias)
     plan = _plan(project, history, snapshot.manifest_version, full=True)
     rebuilt = _build_full(
         project, plan.collection, history, snapshot.manifest_version, run_id, progress, kind="rollback"

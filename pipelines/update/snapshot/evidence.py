@@ -106,7 +106,7 @@ def gather(project: Project, snapshot_id: str) -> Evidence:
     kept = project.kept.get(_KEPT)
     if isinstance(kept, Evidence) and kept.snapshot.snapshot_id == snapshot_id:
         return kept
-    snapshot = snapshots.find(snapshots.history(project.lake, project.alias), snapshot_id)
+    snapshot = snapshots.find(snapshots.recent(project.lake, project.alias), snapshot_id)
     note = staging.read_note(project.home.staging, staging.CANDIDATE)
     touched = None
     if snapshot.kind == "incremental" and note.get("snapshot_id") == snapshot.snapshot_id:

@@ -136,7 +136,7 @@ def record_gates(project: Project, snapshot_id: str, results: Iterable[GateResul
 
     One that passed them all and differs from the incremental index becomes diverged: nobody knows yet which is right.
     """
-    history = snapshots.history(project.lake, project.alias)
+    history = snapshots.recent(project.lake, project.alias)
     snapshot = snapshots.find(history, snapshot_id)
     recorded = {result.name: {"passed": result.passed, **result.details} for result in results}
     failed = {name for name, gate in recorded.items() if not gate["passed"]}

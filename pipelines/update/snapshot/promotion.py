@@ -21,9 +21,8 @@ def reconcile(project: Project, *, run_id: str) -> Snapshot | None:
     A crash between moving the alias and recording it leaves the two apart; a lost index folder leaves a record
     of a live snapshot that nobody can search.
     """
-    history = snapshots.history(project.lake, project.alias)
-    recorded = snapshots.live(history)
-    actual = _behind_alias(project, history)
+    recorded = snapshots.live(snapshots.recent(project.lake, project.alias))
+    actual = _behind_alias(project)
     if actual == recorded:
         return recorded
     changed = []
@@ -36,7 +35,7 @@ def reconcile(project: Project, *, run_id: str) -> Snapshot | None:
     return actual
 
 
-def _behind_alias(project: Project, history: list[Snapshot]) -> Snapshot | None:
+def _behind_alias(project: Project) -> Snapshot | None:
     index = project.index()
     collection = index.alias_target(project.alias)
     if collection is None or not index.exists(collection):
@@ -44,7 +43,7 @@ def _behind_alias(project: Project, history: list[Snapshot]) -> Snapshot | None:
     state = index.read_state(collection)
     if not state or state["building"]:
         return None
-    return next((s for s in history if s.snapshot_id == state["snapshot_id"]), None)
+    return snapshots.by_id(project.lake, project.alias, state["snapshot_id"])
 
 
 def promote(project: Project, snapshot_id: str, *, run_id: str) -> PromotionReport:
@@ -57,7 +56,7 @@ def promote(project: Project, snapshot_id: str, *, run_id: str) -> PromotionRepo
     """
     from pipelines.update.snapshot.gates import GATES
 
-    history = snapshots.history(project.lake, project.alias)
+    history = snapshots.recent(project.lake, project.alias)
     snapshot = snapshots.find(history, snapshot_id)
     live = snapshots.live(history)
     if live is not None and live.snapshot_id == snapshot.snapshot_id:
@@ -103,7 +102,7 @@ def swap(project: Project, snapshot: Snapshot, live: Snapshot | None, *, action:
         changed.append(replace(live, status="retired", run_id=run_id))
     agrees = snapshot.gates.get(snapshots.AGREEMENT, {})
     if "rebuilt_digest" in agrees:  # compared, or chosen by an operator: what was kept has been decided
-        kept = [s for s in snapshots.history(project.lake, project.alias) if s.status == "diverged"]
+        kept = [s for s in snapshots.recent(project.lake, project.alias) if s.status == "diverged"]
         changed += [replace(s, status="rejected", run_id=run_id) for s in kept if s.snapshot_id != snapshot.snapshot_id]
     snapshots.record(project.lake, *changed)
     return time.perf_counter() - started

@@ -84,8 +84,7 @@ def live_snapshot(project: Project) -> Snapshot:
     state = index.read_state(collection) if collection is not None and index.exists(collection) else None
     if not state:
         raise SnapshotNotFound(f"index {project.alias!r} has no live snapshot; run `lockstep update` first")
-    history = snapshots.history(project.lake, project.alias)
-    found = next((s for s in history if s.snapshot_id == state["snapshot_id"]), None)
+    found = snapshots.by_id(project.lake, project.alias, state["snapshot_id"])
     if found is None:
         raise SnapshotNotFound(
             f"collection {collection} holds snapshot {state['snapshot_id']}, of which table 'index_snapshots' knows "

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.lake import snapshots
 from pipelines.project import Project
@@ -103,13 +104,10 @@ def quantile(latencies: list[Latency], share: float) -> float | None:
 
 def _searchable(project: Project) -> list[tuple[int, datetime]]:
     """Manifest versions that readers saw, ascending, each with the first time that they saw it or a later one."""
-    promoted = [s for s in snapshots.history(project.lake, project.alias) if s.promoted_at is not None]
-    first: dict[int, datetime] = {}
-    for snapshot in promoted:
-        assert snapshot.promoted_at is not None
-        known = first.get(snapshot.manifest_version)
-        first[snapshot.manifest_version] = min(known or snapshot.promoted_at, snapshot.promoted_at)
-    return sorted(first.items())
+    seen = pc.field("promoted_at").is_valid() & (pc.field("index_name") == project.alias)
+    promoted = project.lake.read(snapshots.TABLE, ["manifest_version", "promoted_at"], where=seen)
+    first = promoted.group_by("manifest_version").aggregate([("promoted_at", "min")]).sort_by("manifest_version")
+    return list(zip(first["manifest_version"].to_pylist(), first["promoted_at_min"].to_pylist(), strict=True))
 
 
 def as_table(latencies: list[Latency]) -> pa.Table:

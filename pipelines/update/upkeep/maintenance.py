@@ -131,7 +131,7 @@ def _prune(project: Project, kept: Retained, name: str, *, run_id: str, dry_run:
 def _kept_rows(project: Project, kept: Retained, name: str) -> tuple[Keep, list[str]]:
     """Which rows of a derived table stay, and the columns that this takes."""
     if name == "term_statistics":
-        candidates = [s.snapshot_id for s in snapshots.history(project.lake, project.alias) if s.status == "candidate"]
+        candidates = [s.snapshot_id for s in snapshots.recent(project.lake, project.alias) if s.status == "candidate"]
         ids = pa.array([*kept.snapshot_ids.to_pylist(), *candidates], pa.string())
         return _within("snapshot_id", snapshots.statistics_needed(project.lake, ids)), ["snapshot_id"]
     if name == "elements":
@@ -189,7 +189,7 @@ def _tidy(project: Project, name: str, *, run_id: str) -> None:
 
 
 def _live_is_newest(project: Project) -> bool:
-    history = snapshots.history(project.lake, project.alias)
+    history = snapshots.recent(project.lake, project.alias)
     live = snapshots.live(history)
     return live is not None and all(s.manifest_version <= live.manifest_version for s in history)
 
