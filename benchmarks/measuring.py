@@ -95,6 +95,7 @@ class PeakMemory(threading.Thread):
         """Look until the end."""
         process, index = psutil.Process(), server_status(self._home).pid
         while not self._ended.wait(self._every_seconds):
+            index = index or server_status(self._home).pid  # it may be started by what is measured
             own, workers = process.memory_info().rss, 0
             if index is not None:
                 with contextlib.suppress(psutil.Error):  # not always a child of this process
