@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 import time
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ from pipelines.home import Home
 from pipelines.lake.events import Event
 from pipelines.sources.announced.announcements import AnnouncedSection, decode
 from pipelines.sources.announced.event_source import EventSource
+from pipelines.sources.announced.pointed import PointerReader
 from pipelines.sources.base import Check, Fetched, FetchFailure, Hint
 from pipelines.sources.surroundings import Surroundings
 from tests.source_contract import Harness, SourceContract, fetched, rows, uris
@@ -215,3 +217,26 @@ def test_a_long_log_folds_within_seconds(harness):
     started = time.perf_counter()
     assert uris(harness.open().list()) == set()
     assert time.perf_counter() - started < 5
+
+
+def test_pointers_are_read_side_by_side_and_each_document_is_answered_once(harness, monkeypatch):
+    met = threading.Barrier(4)
+    read = PointerReader.read
+
+    def together(self, uri, pointer):
+        met.wait(10)  # breaks, and fails the test, unless four are read together
+        return read(self, uri, pointer)
+
+    monkeypatch.setattr(PointerReader, "read", together)
+    wanted = []
+    for number in range(8):
+        (harness.folder / f"{number}.txt").write_text(f"text {number}")
+        pointer = {"url": f"file://{harness.folder}/{number}.txt"} | ({"size": 6} if number % 2 else {})
+        harness.say(uri=f"{number}.txt", content={"pointer": pointer})
+        harness.put(f"inline-{number}", f"inline {number}".encode())
+        wanted += [f"{number}.txt", f"inline-{number}"]
+    answers = list(harness.open().fetch([*wanted, "unknown"]))
+    found = {answer.uri: answer.content.decode() for answer in answers if isinstance(answer, Fetched)}
+    assert found == {u: u.replace("-", " ") if "-" in u else f"text {u[0]}" for u in wanted}
+    assert [a.uri for a in answers if isinstance(a, FetchFailure)] == ["unknown"]
+    assert len(answers) == 17

@@ -15,12 +15,14 @@ import pyarrow as pa
 from pipelines.errors import LakeError, SourceError
 from pipelines.sources.announced.announcements import AnnouncedSection
 from pipelines.sources.base import ITEMS, Check, Fetched, FetchFailure, Hint, Listing, Problem, Progress
+from pipelines.sources.parallel import Answer, Room, side_by_side
 from pipelines.sources.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from pipelines.sources.announced.pointed import PointerReader
 
 _MOST_PROBLEMS = 1_000
+_AT_ONCE = 16  # pointers that are read side by side
 
 
 class EventSource:
@@ -88,11 +90,26 @@ class EventSource:
         state = newest if seen is None else self._state(wanted, until=seen)
         deleted = set(newest.filter(pc.equal(newest["type"], "delete"))["uri"].to_pylist())
         rows = dict(zip(state["uri"].to_pylist(), range(len(state)), strict=True))
-        reader = PointerReader(self._section, self._around.aws_client)
-        with reader:
+
+        def announced(uri: str) -> dict[str, Any] | None:
+            return state.slice(rows[uri], 1).to_pylist()[0] if uri in rows and uri not in deleted else None
+
+        def read(uri: str, room: Room) -> tuple[Answer, int]:
+            row = announced(uri)
+            size = self._section.max_bytes if row is None or row["size_bytes"] is None else row["size_bytes"]
+            room.take(size)  # before it is read: an event that does not say its size may have the largest one
+            answer = self._fetch(uri, row, reader)
+            held = len(answer.content) if isinstance(answer, Fetched) else 0
+            room.give_back(size - held)
+            return answer, held
+
+        pointed = set(state.filter(state["pointer"].is_valid())["uri"].to_pylist()) - deleted
+        with PointerReader(self._section, self._around.aws_client) as reader:
             for uri in wanted:
-                row = state.slice(rows[uri], 1).to_pylist()[0] if uri in rows and uri not in deleted else None
-                yield self._fetch(uri, row, reader)
+                if uri not in pointed:
+                    yield self._fetch(uri, announced(uri), reader)
+            far = [uri for uri in wanted if uri in pointed]
+            yield from side_by_side(far, read, at_once=_AT_ONCE, name=f"pointers {self._section.name}")
 
     def check(self) -> Iterator[Check]:
         """What its kind tries, and how many events are in the log."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -56,7 +57,7 @@ class _Passing(Exception):
 
 
 class PointerReader:
-    """Reads pointers of one source. Opens nothing before the first one; a context manager.
+    """Reads pointers of one source, several at a time. Opens nothing before the first one; a context manager.
 
     Args:
         section: what may be read, and how much.
@@ -76,6 +77,7 @@ class PointerReader:
         self._section = section
         self._aws_client = aws_client
         self._transport = transport
+        self._opening = threading.Lock()
         self._http: httpx.Client | None = None
         self._s3: Any = None
         self._retrying = Retrying(
@@ -145,10 +147,11 @@ class PointerReader:
     def _read_http(self, address: Address) -> bytes:
         import httpx
 
-        if self._http is None:
-            self._http = httpx.Client(
-                transport=self._transport, timeout=_SILENCE_SECONDS, headers={"Accept-Encoding": "identity"}
-            )
+        with self._opening:
+            if self._http is None:
+                self._http = httpx.Client(
+                    transport=self._transport, timeout=_SILENCE_SECONDS, headers={"Accept-Encoding": "identity"}
+                )
         url = address.url
         try:
             for _ in range(_MOST_REDIRECTS):
@@ -177,9 +180,10 @@ class PointerReader:
         from pipelines.sources.aws import Far, error_code, error_status, is_denied, make_client
 
         far = Far(self._section.name, f"bucket {address.place!r}")
-        if self._s3 is None:
-            with far.doing("open a client", "s3:GetObject"):
-                self._s3 = (self._aws_client or make_client)("s3", {})
+        with self._opening:
+            if self._s3 is None:
+                with far.doing("open a client", "s3:GetObject"):
+                    self._s3 = (self._aws_client or make_client)("s3", {})
         try:
             answer = self._s3.get_object(Bucket=address.place, Key=address.path[1:])
             with answer["Body"] as body:
