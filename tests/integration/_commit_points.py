@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -75,14 +75,16 @@ class Points:
         from pipelines.lake import tables
 
         lake = tables.Lake
-        append, merge, replace, write = lake.append, lake.merge, lake.replace, tables.write_deltalake
+        append, append_parts, merge, replace = lake.append, lake.append_parts, lake.merge, lake.replace
+        write = tables.write_deltalake
         current: list[tuple[str, Path]] = []  # what is done to which table's folder
 
-        def orphan(rows: pa.Table) -> None:
+        def orphan(rows: pa.Table | pa.RecordBatchReader) -> None:
             """A data file without a commit."""
             folder = current[-1][1]
             folder.mkdir(parents=True, exist_ok=True)
-            pq.write_table(rows, folder / "part-00000-left-by-a-kill.parquet")
+            table = rows if isinstance(rows, pa.Table) else rows.read_all()
+            pq.write_table(table, folder / "part-00000-left-by-a-kill.parquet")
 
         def at_append(self: Any, name: str, rows: pa.Table, *, run_id: str) -> int:
             if not rows.num_rows:
@@ -90,6 +92,13 @@ class Points:
             current.append((f"append {name}", Path(self.uri(name))))
             try:
                 return append(self, name, rows, run_id=run_id)
+            finally:
+                current.pop()
+
+        def at_append_parts(self: Any, name: str, parts: Iterable[pa.Table], *, rows: int, run_id: str) -> int:
+            current.append((f"append {name}", Path(self.uri(name))))
+            try:
+                return append_parts(self, name, parts, rows=rows, run_id=run_id)
             finally:
                 current.pop()
 
@@ -117,7 +126,8 @@ class Points:
                 current.pop()
 
         self_ = self
-        lake.append, lake.merge, lake.replace = at_append, at_merge, at_replace  # type: ignore[method-assign]
+        lake.append, lake.append_parts = at_append, at_append_parts  # type: ignore[method-assign]
+        lake.merge, lake.replace = at_merge, at_replace  # type: ignore[method-assign]
         tables.write_deltalake = at_write  # type: ignore[assignment]
 
     def _patch_files(self) -> None:

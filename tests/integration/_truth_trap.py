@@ -74,7 +74,7 @@ def trapped(trap: Trap) -> Iterator[None]:
 
             stack.enter_context(patch.object(owner, name, call))
 
-        for name in ("append", "merge", "replace", "rewrite", "compact"):
+        for name in ("append", "append_parts", "merge", "replace", "rewrite", "compact"):
             wrap(Lake, name, lambda _self, table, *_args, _name=name: f"{_name} {table}")
         for name in ("put", "remove_unused"):
             wrap(BlobStore, name, lambda *_args, _name=name: f"{_name} blob")
