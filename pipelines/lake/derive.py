@@ -119,6 +119,7 @@ def derive(
             rows += waiting_rows
             commits += 1
             waiting, waiting_rows = [], 0
+            pa.default_memory_pool().release_unused()  # else it keeps the largest portion there was, step after step
         committed = time.monotonic()
 
     for batch in stage(counted()):

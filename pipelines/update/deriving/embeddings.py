@@ -17,8 +17,8 @@ from pipelines.update.applying import reach
 from pipelines.update.deriving.chunks import chunks_wanted
 from pipelines.update.reports import EncodeReport
 
-_SORT_WINDOW = 65_536  # texts sorted by length at a time: keeps batches even and memory bounded
-_SORT_BYTES = 64 * 1024 * 1024
+_SORT_WINDOW = 16_384  # texts sorted by length at a time: keeps batches even and memory bounded
+_SORT_BYTES = 32 * 1024 * 1024
 _PORTION_SECONDS = 2.0  # worth a commit in any case
 _EXACT_ROWS = 65_536  # as for chunks
 

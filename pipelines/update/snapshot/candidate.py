@@ -15,6 +15,7 @@ from pipelines.index.slots import every_slot, idle_slot, kept_slots, slot_names
 from pipelines.lake import manifest, snapshots
 from pipelines.lake.derive import Progress
 from pipelines.lake.manifest import ManifestChanges
+from pipelines.lake.portions import Portion
 from pipelines.lake.snapshots import Snapshot
 from pipelines.project import Project
 from pipelines.update import staging
@@ -211,8 +212,10 @@ def _build_full(
     statistics: snapshots.Statistics = {}
     documents, rows, row_digest = 0, 0, digest(())
     in_all = manifest.active_count(lake, version)
-    for pages in portions(max(in_all, lake.count("chunks"))):
-        some = manifest.active_documents(lake, version, portion=spanning(pages))
+
+    def add(portion: Portion) -> None:  # a scope of its own: what it holds has gone before the next portion is read
+        nonlocal statistics, documents, rows, row_digest
+        some = manifest.active_documents(lake, version, portion=portion)
         expected = ExpectedRows(project, some)
         for table in expected.tables():
             index.upsert(collection, table)
@@ -220,6 +223,10 @@ def _build_full(
         rows += len(expected)
         row_digest = digest(expected.row_hashes, start=row_digest)
         statistics = snapshots.counted(statistics, expected.terms())
+
+    for pages in portions(max(in_all, lake.count("chunks"))):
+        add(spanning(pages))
+        pa.default_memory_pool().release_unused()
         if progress:
             progress(documents, in_all)
     return _record(

@@ -132,7 +132,9 @@ def compare(
     found = Evidence(snapshot, None if touched is None else len(touched))
     letters = dead_letters.unresolved(project.lake)
     explained = set(zip(letters["source"].to_pylist(), letters["uri"].to_pylist(), strict=True))
-    for documents, wanted in _parts(project, snapshot, touched):
+
+    def look(documents: pa.Table, wanted: Iterable[Portion | Sequence[str]]) -> None:
+        # A scope of its own: what it holds has gone before the next portion is read.
         expected = ExpectedRows(project, documents, snapshot=snapshot)
         _look_at_tables(project, found, documents, expected, explained)
         seen = np.zeros(len(expected), np.int64)
@@ -146,6 +148,10 @@ def compare(
             for position in np.flatnonzero(seen == 0).tolist():
                 missing = expected.chunk_ids[position]
                 found.rows_that_differ.add(problem="missing row", chunk_id=missing, uri=uris[position])
+
+    for documents, wanted in _parts(project, snapshot, touched):
+        look(documents, wanted)
+        pa.default_memory_pool().release_unused()
     return found
 
 
