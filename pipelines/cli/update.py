@@ -82,7 +82,7 @@ def update(config_path: Path, as_json: bool, full: bool, thorough: bool, approve
     read_ahead(config.encoder)
     from jobs.run import run_job
     from pipelines.definitions import defs
-    from pipelines.embedding.warm import short_lived
+    from pipelines.embedding.warm import keep_ready, short_lived
 
     home = Home.from_environment()
     with progress_bars() as bars, writing(home), short_lived():
@@ -99,6 +99,7 @@ def update(config_path: Path, as_json: bool, full: bool, thorough: bool, approve
             },
             on_progress=bars.update,
         )
+    keep_ready(config.encoder)
     told = summary.of_update(outcome)
     console.result(told, summary.lines(told) if "index_snapshots" in outcome.reports else [])
     for message in summary.complaints(outcome):

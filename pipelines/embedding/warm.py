@@ -75,6 +75,15 @@ def begin(config: EncoderConfig, *, texts: int) -> None:
                 _start(config, path)
 
 
+def keep_ready(config: EncoderConfig) -> None:
+    """Start the process if this one had to load the model itself, for the command that comes next."""
+    if config.keep_warm_seconds > 0 and loaded(config):
+        with contextlib.suppress(OSError):
+            path = socket_path(config)
+            if not _is_listening(path) and not _is_starting(path):
+                _start(config, path)
+
+
 def stop(config: EncoderConfig) -> bool:
     """End the process for that model, of whichever installation; False when none runs."""
     try:

@@ -191,3 +191,11 @@ def test_bytes_that_are_no_question_end_that_connection_alone(config: EncoderCon
         client.connect(str(warm.socket_path(config)))
         client.sendall(b"\xff\xff\xff\xff nonsense")
     assert np.array_equal(encoder.encode(["a text"]), before)
+
+
+def test_a_command_that_loaded_the_model_leaves_a_process_for_the_next_one(config: EncoderConfig) -> None:
+    code = "warm.encoder_for(config, texts=warm.FEW + 1).encode(['a text']); warm.keep_ready(config)"
+    assert in_a_command(config, code) == "True"
+    until(lambda: process(config) is not None)
+    assert in_a_command(config, "warm.keep_ready(config)") == "False"
+    assert np.array_equal(warm.WarmEncoder(config).encode(["a text"]), load_encoder(config).encode(["a text"]))
