@@ -78,10 +78,7 @@ class Lake(LakeReader):
         rows = self._ordered(name, self._checked(name, rows))
         table = self._writable(name, run_id) or self._create(name)
         self._write(name, table, rows, mode="append", run_id=run_id)
-        version = self.version(name)
-        if name in MERGED or version % _GATHERED_EVERY:
-            return version
-        return self._gather(name, run_id)
+        return self._gathered(name, run_id)
 
     def append_parts(self, name: str, parts: Iterable[pa.Table], *, rows: int, run_id: str) -> int:
         """Append rows in one commit, a part at a time, so that memory does not grow with them.
@@ -109,7 +106,7 @@ class Lake(LakeReader):
 
         with _drawn(_on_disk(name), batches()) as reader:
             self._write(name, table, reader, mode="append", run_id=run_id)
-        return self.version(name)
+        return self._gathered(name, run_id)
 
     def merge_parts(self, name: str, parts: Iterable[pa.Table], *, key: str, rows: int, run_id: str) -> int:
         """Like `merge`, of rows that come in parts: into a table that was never written, one part is held at a time."""
@@ -241,6 +238,11 @@ class Lake(LakeReader):
             self._in_words(name, lambda: table.optimize.compact(commit_properties=_commit(run_id)))
 
     # --- internals ---
+
+    def _gathered(self, name: str, run_id: str) -> int:
+        """The version after an append; now and then its small files become one."""
+        version = self.version(name)
+        return version if name in MERGED or version % _GATHERED_EVERY else self._gather(name, run_id)
 
     def _gather(self, name: str, run_id: str) -> int:
         """Make one file of the small ones that appends left; rows stay."""

@@ -79,6 +79,15 @@ def test_parts_are_one_commit_and_a_merge_into_nothing_is_one_too(lake: Lake) ->
     assert lake.append_parts("documents", [documents()], rows=0, run_id="r") == before
 
 
+def test_the_files_of_many_appends_are_gathered_however_they_came(lake: Lake) -> None:
+    for number in range(40):
+        row = {"acl_id": number, "tenant": "t", "principals": [], "created_at": NOW}
+        rows = pa.Table.from_pylist([row], schema=ACL_SETS)
+        lake.append_parts("acl_sets", [rows], rows=1, run_id="r")
+    assert lake.count("acl_sets") == 40
+    assert len(lake.file_sizes("acl_sets")) < 20
+
+
 def test_what_making_a_part_raises_is_raised_and_nothing_is_added(lake: Lake) -> None:
     def parts() -> Iterator[pa.Table]:
         yield documents(document("a"))
