@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,15 +22,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _own_runtime_folder() -> Iterator[None]:
     """Encoders that commands keep warm are those of these tests, and end with them: their sockets are gone then."""
-    folder = tempfile.mkdtemp(prefix="ls-")  # short, as paths of sockets must be
-    before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = folder
-    yield
-    shutil.rmtree(folder, ignore_errors=True)
-    if before is None:
-        del os.environ["XDG_RUNTIME_DIR"]
-    else:
-        os.environ["XDG_RUNTIME_DIR"] = before
+    # A short name, as paths of sockets must be; what still runs may be writing its log while the folder goes.
+    with (
+        tempfile.TemporaryDirectory(prefix="ls-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        environment.setenv("XDG_RUNTIME_DIR", folder)
+        yield
 
 
 @pytest.hookimpl(hookwrapper=True)

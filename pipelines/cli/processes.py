@@ -51,11 +51,12 @@ def stop(config_path: Path) -> None:
     """
     from pipelines.index.server import stop_server
 
-    stopped = [("Milvus Lite", stop_server(Home.from_environment()))]
+    def told(name: str, was_running: bool) -> None:
+        click.echo(f"{name}: {'stopped' if was_running else 'it was not running'}", err=True)
+
+    told("Milvus Lite", stop_server(Home.from_environment()))  # whatever is wrong with the configuration
     if config_path.exists():
         from pipelines.config import load_config
         from pipelines.embedding import warm
 
-        stopped.append(("the warm encoder", warm.stop(load_config(config_path).encoder)))
-    for name, was_running in stopped:
-        click.echo(f"{name}: {'stopped' if was_running else 'it was not running'}", err=True)
+        told("the warm encoder", warm.stop(load_config(config_path).encoder))

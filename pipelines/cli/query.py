@@ -69,7 +69,7 @@ def query(
             answer_batch(console, asker, batch, principals, tenant=tenant, k=k, mode=mode, trec=output == "trec")
             return
         assert text is not None
-        if (mode or project.config.retrieval.mode) != "bm25":
+        if principals and (mode or project.config.retrieval.mode) != "bm25":
             warm.begin(project.config.encoder, texts=1)
         answer = asker.ask([text], principals, tenant=tenant, k=k, mode=mode)
     hits = [hit_record(hit) for hit in answer.hits[0]]

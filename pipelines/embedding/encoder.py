@@ -27,12 +27,15 @@ class Encoding(ABC):
     Attributes:
         model_fp: what its vectors are keyed by.
         dimension: length of its vectors.
-        max_tokens: longest text that it reads, special tokens included.
     """
 
     model_fp: str
     dimension: int
-    max_tokens: int
+
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """The longest text that it reads, special tokens included."""
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Vectors of texts: float32, shape (n, dimension), unit length, in the order of the texts.
@@ -63,9 +66,13 @@ class Encoder(Encoding):
         """Wrap a loaded model; `load_encoder` is the way to one."""
         self.model_fp = model_fp
         self.dimension = runtime.dimension
-        self.max_tokens = runtime.max_tokens
         self._runtime = runtime
         self._budget = token_budget
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Encoding`."""
+        return self._runtime.max_tokens
 
     def try_encode(self, texts: Sequence[str]) -> tuple[Vectors, dict[int, str]]:
         """See `Encoding`."""

@@ -69,19 +69,13 @@ def short_lived() -> Iterator[None]:
 def begin(config: EncoderConfig, *, texts: int) -> None:
     """Say that about so many texts will be encoded soon, so that the process can load its model meanwhile."""
     if _is_for(config, texts):
-        with contextlib.suppress(OSError):  # then the model is loaded here, when it is needed
-            path = socket_path(config)
-            if not _is_listening(path) and not _is_starting(path):
-                _start(config, path)
+        _have_running(config)
 
 
 def keep_ready(config: EncoderConfig) -> None:
     """Start the process if this one had to load the model itself, for the command that comes next."""
     if config.keep_warm_seconds > 0 and loaded(config):
-        with contextlib.suppress(OSError):
-            path = socket_path(config)
-            if not _is_listening(path) and not _is_starting(path):
-                _start(config, path)
+        _have_running(config)
 
 
 def stop(config: EncoderConfig) -> bool:
@@ -110,8 +104,12 @@ class WarmEncoder(Encoding):
     def __init__(self, config: EncoderConfig) -> None:
         """Connect to nothing yet."""
         self.model_fp, self.dimension = model_fp(config), dimension(config)
-        self.max_tokens = load_tokenizer(config).max_tokens
         self._config = config
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Encoding`; the tokenizer is read when this is asked, which a question does not."""
+        return load_tokenizer(self._config).max_tokens
 
     def try_encode(self, texts: Sequence[str]) -> tuple[Vectors, dict[int, str]]:
         """See `Encoding`."""
@@ -159,6 +157,13 @@ def _code_mark() -> str:
 def _is_for(config: EncoderConfig, texts: int | None) -> bool:
     few = texts is not None and 0 < texts <= FEW
     return few and _wanted and config.keep_warm_seconds > 0 and not loaded(config)
+
+
+def _have_running(config: EncoderConfig) -> None:
+    with contextlib.suppress(OSError):  # then whoever needs the model loads it
+        path = socket_path(config)
+        if not _is_listening(path) and not _is_starting(path):
+            _start(config, path)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import Any
 
 _EXPIRES_SECONDS = 900
@@ -71,15 +72,22 @@ class SignedReads:
 
     def _checked(self, answer: Any, body: Any) -> Any:
         """The body, which raises at its end if it is not what the stored checksum says."""
-        from botocore.httpchecksum import handle_checksum_body, resolve_response_checksum_algorithms
+        from botocore.httpchecksum import handle_checksum_body
+
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        told = {"headers": headers, "body": body, "context": {}}
+        handle_checksum_body(answer, told, *self._checksums)
+        return told["body"]
+
+    @cached_property
+    def _checksums(self) -> tuple[dict[str, Any], Any]:
+        """Which checksums botocore can compare here, as its own code wants to be told, and of which operation."""
+        from botocore.httpchecksum import resolve_response_checksum_algorithms
 
         operation = self._client.meta.service_model.operation_model("GetObject")
         asked: dict[str, Any] = {"context": {}}
         resolve_response_checksum_algorithms(asked, operation, {"ChecksumMode": _CHECKSUM_MODE})
-        headers = {name.lower(): value for name, value in answer.headers.items()}
-        told = {"headers": headers, "body": body, "context": {}}
-        handle_checksum_body(answer, told, asked["context"], operation)
-        return told["body"]
+        return asked["context"], operation
 
 
 def _session(config: Any, endpoint: str) -> Any:
