@@ -6,7 +6,7 @@ The keys of the large tables are hashes in hex, so ranges of equal length hold a
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,6 +86,10 @@ class KeySet:
             return bool(self._sorted)
         at = bisect_left(self._sorted, smallest)
         return at < len(self._sorted) and self._sorted[at][: len(largest)] <= largest
+
+    def meets(self, keys: Set[str | None]) -> bool:
+        """Whether one of these is one of them."""
+        return not keys.isdisjoint(self._sorted)
 
     def among(self, column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         """Which of these values are one of them, as booleans."""

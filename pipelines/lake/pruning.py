@@ -1,28 +1,40 @@
 """Reading what a few keys, or a portion of them, need of a table: the files and row groups whose statistics allow them.
 
 A table's log says the smallest and the largest key of each file, and a file's footer says it of each row group. Where
-neither does, everything is read; so this can be slow, and never wrong.
+neither does, everything is read; so this can be slow, and never wrong. Of files with few rows, which updates leave in
+no order, the keys themselves are read once: without that, each look-up read everything that was added since the table
+was last put in order.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FileSystem
 
-from pipelines.lake.portions import Wanted
+from pipelines.lake.portions import KeySet, Wanted
 
 _BATCH_ROWS = 8_192
 _FOOTERS = 256  # kept of a table; of a file with 100 row groups one takes about 100 kB
+_FEW_ROWS = 4_096  # of a file whose keys are kept
 
 Bounds = list[tuple[str, str] | None]
 """The smallest and the largest key of each row group of a file; None where the footer does not say."""
 
-_Known = tuple[ds.ParquetFileFragment, Bounds | None]
+
+@dataclass(slots=True)
+class _File:
+    """What is known of one file. `keys`: of each row group, once they were asked for."""
+
+    fragment: ds.ParquetFileFragment
+    bounds: Bounds | None
+    keys: list[frozenset[str | None]] | None = None
 
 
 class Footers:
@@ -30,15 +42,15 @@ class Footers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read: dict[tuple[str, str], _Known] = {}
+        self._read: dict[tuple[str, str], _File] = {}
 
-    def of(self, path: str, key: str, make: Callable[[], ds.ParquetFileFragment]) -> _Known:
+    def of(self, path: str, key: str, make: Callable[[], ds.ParquetFileFragment]) -> _File:
         """A file, and the smallest and the largest key of each of its row groups; None where it has no such column."""
         with self._lock:
             known = self._read.pop((path, key), None)
         if known is None:
             fragment = make()
-            known = fragment, _bounds(fragment, key)
+            known = _File(fragment, _bounds(fragment, key))
         with self._lock:
             self._read[path, key] = known  # the one that was asked for last goes last
             if len(self._read) > _FOOTERS:
@@ -70,7 +82,7 @@ def dataset(
     fragments = []
     for path in _paths(facts, key, wanted):
         make = partial(form.make_fragment, path, filesystem=filesystem)
-        found = make() if wanted is None else _part(*footers.of(path, key, make), wanted)
+        found = make() if wanted is None else _part(footers.of(path, key, make), key, wanted)
         if found is not None:
             fragments.append(found)
     return ds.FileSystemDataset(fragments, schema, form, filesystem)
@@ -94,14 +106,24 @@ def _bounds(fragment: ds.ParquetFileFragment, key: str) -> Bounds | None:
     return [(_text(one.min), _text(one.max)) if one is not None and one.has_min_max else None for one in told]
 
 
-def _part(fragment: ds.ParquetFileFragment, bounds: Bounds | None, wanted: Wanted) -> ds.ParquetFileFragment | None:
+def _part(file: _File, key: str, wanted: Wanted) -> ds.ParquetFileFragment | None:
     """The row groups of a file that can hold what is wanted; None for none."""
-    if bounds is None:
-        return fragment
-    groups = [number for number, known in enumerate(bounds) if known is None or wanted.touches(*known)]
+    if file.bounds is None:
+        return file.fragment
+    groups = [number for number, known in enumerate(file.bounds) if known is None or wanted.touches(*known)]
+    if groups and isinstance(wanted, KeySet) and file.fragment.metadata.num_rows <= _FEW_ROWS:
+        if file.keys is None:
+            file.keys = _keys(file.fragment, key)
+        groups = [number for number in groups if wanted.meets(file.keys[number])]
     if not groups:
         return None
-    return fragment if len(groups) == len(bounds) else fragment.subset(row_group_ids=groups)
+    return file.fragment if len(groups) == len(file.bounds) else file.fragment.subset(row_group_ids=groups)
+
+
+def _keys(fragment: ds.ParquetFileFragment, key: str) -> list[frozenset[str | None]]:
+    column = fragment.to_table(columns=[key], use_threads=False)[key].to_pylist()
+    counts = [fragment.metadata.row_group(number).num_rows for number in range(fragment.metadata.num_row_groups)]
+    return [frozenset(column[end - rows : end]) for rows, end in zip(counts, accumulate(counts), strict=True)]
 
 
 def _text(value: str | bytes) -> str:

@@ -25,8 +25,8 @@ RECIPES = "recipes"  # of a snapshot's `model`: what its rows were made by, whic
 Status = Literal["building", "candidate", "live", "retired", "rejected", "diverged"]
 AGREEMENT = "agrees_with_incremental"  # the gate that a diverged snapshot, and none but that, did not pass
 Kind = Literal["incremental", "full", "rollback"]
-_UNSETTLED = ("building", "candidate", "live", "diverged")
-_RECENT = 64  # more than slots can hold
+_UNSETTLED = ("building", "candidate", "diverged", "live")  # in their order no other status lies between these
+_RECENT = 32  # more than slots can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def history(lake: Lake, index_name: str) -> list[Snapshot]:
 
 
 def recent(lake: Lake, index_name: str) -> list[Snapshot]:
-    """The snapshots that an update has to do with, oldest first: the newest 64, and all that are not settled."""
+    """The snapshots that an update has to do with, oldest first: the newest 32, and all that are not settled."""
     return lake.derived(TABLE, f"recent {index_name}", lambda: _recent(lake, index_name))
 
 
@@ -79,15 +79,34 @@ def by_id(lake: Lake, index_name: str, snapshot_id: str) -> Snapshot | None:
 
 
 def _recent(lake: Lake, index_name: str) -> list[Snapshot]:
+    """By what the log says of each file, so that those with old and settled snapshots stay closed."""
     ours = pc.field("index_name") == index_name
-    newest = pc.max(lake.read(TABLE, ["sequence"], where=ours)["sequence"]).as_py() or 0
-    return _read(lake, ours & ((pc.field("sequence") > newest - _RECENT) | pc.field("status").isin(_UNSETTLED)))
+    after = _newest(lake, ours) - _RECENT
+    found = lake.after(TABLE, by="sequence", value=after, where=ours)
+    first, last = _UNSETTLED[0], _UNSETTLED[-1]
+    older = lake.after(
+        TABLE, by="status", value=first, until=last, inclusive=True, where=ours & (pc.field("sequence") <= after)
+    )
+    return _snapshots(pa.concat_tables([found, older]))
+
+
+def _newest(lake: Lake, ours: ds.Expression) -> int:
+    """The largest sequence of an index, 0 for none."""
+    newest = (lake.greatest(TABLE, "sequence") or 0) - _RECENT
+    found = lake.after(TABLE, ["sequence"], by="sequence", value=newest, where=ours)
+    if not found.num_rows:  # another index was built into this table since, and counts for itself
+        found = lake.read(TABLE, ["sequence"], where=ours)
+    return pc.max(found["sequence"]).as_py() or 0
 
 
 def _read(lake: Lake, where: ds.Expression) -> list[Snapshot]:
+    return _snapshots(lake.read(TABLE, where=where))
+
+
+def _snapshots(rows: pa.Table) -> list[Snapshot]:
     return [
         Snapshot(**{**row, "model": json.loads(row["model"]), "gates": json.loads(row["gates"])})
-        for row in lake.read(TABLE, where=where).sort_by("sequence").to_pylist()
+        for row in rows.sort_by("sequence").to_pylist()
     ]
 
 

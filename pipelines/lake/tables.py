@@ -9,7 +9,9 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from itertools import chain
+from operator import or_
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -37,6 +39,8 @@ _SPECIAL: dict[str, dict[str, str]] = {
     # Without this the log repeats the beginnings of texts, long after their document was deleted.
     "elements": {"delta.dataSkippingStatsColumns": "content_hash,parser_fp"},
     "chunks": {"delta.dataSkippingStatsColumns": "content_hash,recipe_fp,ordinal,text_hash"},
+    # Without this each commit repeats two models and the results of two snapshots' gates: 37 KB an update.
+    "index_snapshots": {"delta.dataSkippingStatsColumns": "sequence,status"},
 }
 _CONFIGURATION: dict[str, dict[str, str]] = {
     # Opening reads every commit since the last checkpoint: 5 ms right after one, 23 ms when 42 came since.
@@ -127,7 +131,7 @@ class Lake(LakeReader):
             return self.append(name, rows, run_id=run_id)
         rows = self._checked(name, rows)
         same = f"target.{key} = source.{key}"
-        if name in layout.LAID_OUT:
+        if name in layout.BY_DIGITS:
             table = self._divide(name, table, self.count(name) + len(rows), run_id)
             rows = self._ordered(name, rows)
             same = f"{layout.within(rows, alias='target')} AND {same}"
@@ -147,13 +151,13 @@ class Lake(LakeReader):
             )
 
         self._in_words(name, run)
-        return self._gather_parts(name, rows, run_id) if name in layout.LAID_OUT else self.version(name)
+        return self._gather_parts(name, rows, run_id) if name in layout.BY_DIGITS else self.version(name)
 
     def replace(self, name: str, rows: pa.Table, *, key: str, run_id: str) -> int:
-        """What `merge` does, by writing the whole table in one commit: a quarter of the time while it is small.
+        """What `merge` does, by writing whole parts of the table in one commit: a quarter of the time.
 
-        Only for a table without a change feed that is written under the writer lock: rows that another process adds at
-        the same time could stay beside their replacement.
+        Only for a table in parts by a number that a key never changes, without a change feed, that is written under the
+        writer lock: rows that another process adds at the same time could stay beside their replacement.
 
         Raises:
             LakeError: the rows' schema is not the table's, or the commit failed; nothing was changed.
@@ -161,17 +165,25 @@ class Lake(LakeReader):
         if rows.num_rows == 0:
             return self.version(name)
         rows = self._checked(name, rows)
+        number = layout.BY_NUMBER[name]
         table = self._writable(name, run_id) or self._create(name)
-        others = self.read(name, where=pc.invert(pc.field(key).isin(rows[key].combine_chunks())))
-        whole = pa.concat_tables([others, rows])
-        self._write(name, table, whole, mode="overwrite", run_id=run_id)
+        rows = layout.with_part_of_number(rows, number)
+        others = pc.invert(pc.field(key).isin(rows[key].combine_chunks()))
+        options = {"schema_mode": "overwrite"}  # of an earlier version of Lockstep: written anew, whole
+        if layout.by_number(self._parts(name)):
+            numbers = layout.numbers_of(rows)
+            others &= reduce(or_, ((pc.field(number) >= low) & (pc.field(number) <= high) for low, high in numbers))
+            options = {"predicate": layout.within(rows)}
+        beside = layout.with_part_of_number(self.read(name, where=others), number)
+        self._write(name, table, pa.concat_tables([beside, rows]), mode="overwrite", run_id=run_id, **options)
         return self.version(name)
 
     def rewrite(self, name: str, *, keep: Keep | None = None, run_id: str) -> int:
         """Write a table anew with the rows that are to be kept, in one commit and few large files.
 
-        A table that is looked up by key is written in the order of its keys, a portion of them at a time. Not for a
-        table whose change feed is read: to that, every row would have gone and come again.
+        A table that is looked up by key is written in the order of its keys, a portion of them at a time. A table in
+        parts is left as it is: merges and replacements gather it, and to a change feed every row would have gone and
+        come again.
 
         Returns:
             How many rows went.
@@ -180,7 +192,7 @@ class Lake(LakeReader):
             LakeError: it could not be written; the table is as it was.
         """
         table = self._writable(name, run_id)
-        if table is None or _CHANGE_FEED in _CONFIGURATION[name]:
+        if table is None or name in layout.IN_PARTS:
             return 0
         before, after = self.count(name), 0
         batches = self._in_order(name) if name in KEYS else self.scan(name)
@@ -205,7 +217,7 @@ class Lake(LakeReader):
             Whether it was written.
         """
         table, rows = self._open(name), self.count(name)
-        if table is None or name not in KEYS or name in layout.LAID_OUT:
+        if table is None or name not in KEYS or name in layout.IN_PARTS:
             return False
         ordered = int(table.metadata().configuration.get(_ORDERED, "0"))
         if rows <= 2 * ordered + _UNORDERED_ROWS:
@@ -260,8 +272,7 @@ class Lake(LakeReader):
         """Make one file of the many that merges left in a part; only in the parts that were touched now."""
         table = self._open(name)
         assert table is not None
-        parts: list[str] = self._tables.facts(self.uri(name))[f"partition.{layout.COLUMN}"].to_pylist()
-        counts = Counter(parts)
+        counts = Counter(self._parts(name))
         crowded = sorted(part for part in set(rows[layout.COLUMN].to_pylist()) if counts[part] > _PARTS_FILES)
         if crowded:
             with contextlib.suppress(DeltaError):
@@ -281,7 +292,7 @@ class Lake(LakeReader):
             )
         if (self._digits(name) or 0) >= layout.digits_for(rows):
             return table
-        digits, key = layout.digits_for(rows), layout.LAID_OUT[name]
+        digits, key = layout.digits_for(rows), layout.BY_DIGITS[name]
         everything = layout.with_part(self.read(name), key, digits)
         self._write(name, table, everything, mode="overwrite", run_id=run_id)
         opened = self._open(name)
@@ -290,19 +301,22 @@ class Lake(LakeReader):
 
     def _digits(self, name: str) -> int | None:
         """By how many digits of their keys the table's files are divided; None while it has none."""
-        if self._open(name) is None:
-            return None
-        facts = self._tables.facts(self.uri(name))
-        column = f"partition.{layout.COLUMN}"
-        return layout.digits_of(facts[column].to_pylist()) if column in facts.schema.names else None
+        return None if self._open(name) is None else layout.digits_of(self._parts(name))
+
+    def _parts(self, name: str) -> list[str | None]:
+        """Of each of a table's files the part that it belongs to; None for one that has none."""
+        facts, column = self._tables.facts(self.uri(name)), f"partition.{layout.COLUMN}"
+        return facts[column].to_pylist() if column in facts.schema.names else [None] * len(facts)
 
     def _ordered(self, name: str, rows: pa.Table, digits: int | None = None) -> pa.Table:
         """The rows as they are written: in the order of their keys, in parts (`digits`) where the table has them."""
-        if name in layout.LAID_OUT:
+        if name in layout.BY_DIGITS:
             digits = self._digits(name) if digits is None else digits
             if digits is None:
                 digits = layout.digits_for(len(rows))
-            return layout.with_part(rows, layout.LAID_OUT[name], digits)
+            return layout.with_part(rows, layout.BY_DIGITS[name], digits)
+        if name in layout.BY_NUMBER:
+            return layout.with_part_of_number(rows, layout.BY_NUMBER[name])
         if name not in KEYS:
             return rows
         order = [column for column in (KEYS[name], "recipe_fp", "ordinal") if column in rows.schema.names]
@@ -316,9 +330,10 @@ class Lake(LakeReader):
         *,
         mode: Literal["append", "overwrite"],
         run_id: str,
+        **options: Any,
     ) -> None:
-        options: dict[str, Any] = {"mode": mode, "writer_properties": _written(name)}
-        if name in layout.LAID_OUT:
+        options |= {"mode": mode, "writer_properties": _written(name)}
+        if name in layout.IN_PARTS:
             options["partition_by"] = [layout.COLUMN]
         self._in_words(name, lambda: write_deltalake(table, rows, commit_properties=_commit(run_id), **options))
 
@@ -329,7 +344,7 @@ class Lake(LakeReader):
             lambda: DeltaTable.create(
                 self.uri(name),
                 _on_disk(name),
-                partition_by=[layout.COLUMN] if name in layout.LAID_OUT else None,
+                partition_by=[layout.COLUMN] if name in layout.IN_PARTS else None,
                 configuration=dict(_CONFIGURATION[name]),
                 storage_options=self._options or None,
             ),
@@ -389,7 +404,7 @@ def _drawn(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.
 
 def _on_disk(name: str) -> pa.Schema:
     schema = TABLES[name]
-    return schema.append(pa.field(layout.COLUMN, pa.string())) if name in layout.LAID_OUT else schema
+    return schema.append(pa.field(layout.COLUMN, pa.string())) if name in layout.IN_PARTS else schema
 
 
 def _written(name: str) -> WriterProperties:

@@ -17,7 +17,7 @@ _BATCH_ROWS = 4_096
 
 # Every other table is only appended to: what a run added are the files that it added.
 _WITH_CHANGE_FEED = frozenset({"documents"})
-_SMALL = frozenset({"index_snapshots"})
+_IN_PARTS = frozenset({"index_snapshots"})  # that are written anew, with rows that stayed as they were
 
 
 def commits_of_run(lake: Lake, table: str, *, run_id: str, since_version: int | None) -> list[int]:
@@ -47,7 +47,7 @@ def rows_of_commits(
     """
     if table in _WITH_CHANGE_FEED:
         return _from_feed(lake, table, versions, columns)
-    if table in _SMALL:
+    if table in _IN_PARTS:
         return _by_comparison(lake, table, versions, columns)
     return _from_added_files(lake, table, versions, columns)
 
@@ -74,14 +74,15 @@ def _from_feed(lake: Lake, table: str, versions: Sequence[int], columns: Sequenc
 
 
 def _by_comparison(lake: Lake, table: str, versions: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Of a small table whose rows are replaced by merging: those that are not as they were before."""
+    """Of a table whose parts are written anew: rows in added files that are not as they were in the removed ones."""
     changed: dict[object, dict[str, object]] = {}
     key = columns[0]
-    for version in versions:
-        before = lake.read(table, version=version - 1).to_pylist() if version else []
-        known = {row[key]: row for row in before}
-        after = lake.read(table, version=version).to_pylist()
-        changed |= {row[key]: row for row in after if known.get(row[key]) != row}
+    for first, last in _blocks(versions):
+        before, after = _files(lake, table, first - 1), _files(lake, table, last)
+        gone, added = _without(before, after), _without(after, before)
+        known = {row[key]: row for batch in _rows(table, gone, first, last) for row in batch.to_pylist()}
+        found = (row for batch in _rows(table, added, first, last) for row in batch.to_pylist())
+        changed |= {row[key]: row for row in found if known.get(row[key]) != row}
     rows = pa.Table.from_pylist(list(changed.values()), schema=TABLES[table])
     yield from rows.select(columns).to_batches(max_chunksize=_BATCH_ROWS)
 
@@ -90,17 +91,37 @@ def _from_added_files(
     lake: Lake, table: str, versions: Sequence[int], columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     for first, last in _blocks(versions):
-        after = lake.files(table, last)
-        known = {fragment.path for fragment in lake.files(table, first - 1).get_fragments()} if first else set()
-        added = [fragment for fragment in after.get_fragments() if fragment.path not in known]
-        dataset = ds.FileSystemDataset(added, after.schema, after.format, after.filesystem)
-        try:
-            yield from dataset.to_batches(columns=list(columns), batch_size=_BATCH_ROWS, batch_readahead=2)
-        except (OSError, pa.ArrowException) as error:
-            raise LakeError(
-                f"table {table!r}: what its versions {first} to {last} added cannot be read: {error}; check all rows "
-                "instead (`lockstep update --full`), or restore the folder from a backup"
-            ) from error
+        added = _without(_files(lake, table, last), _files(lake, table, first - 1))
+        yield from _rows(table, added, first, last, columns)
+
+
+def _files(lake: Lake, table: str, version: int) -> ds.FileSystemDataset | None:
+    return lake.files(table, version) if version >= 0 else None
+
+
+def _without(some: ds.FileSystemDataset | None, others: ds.FileSystemDataset | None) -> ds.FileSystemDataset | None:
+    """The files of one version that another does not have."""
+    if some is None or others is None:
+        return some
+    known = {fragment.path for fragment in others.get_fragments()}
+    own = [fragment for fragment in some.get_fragments() if fragment.path not in known]
+    return ds.FileSystemDataset(own, some.schema, some.format, some.filesystem)
+
+
+def _rows(
+    table: str, found: ds.FileSystemDataset | None, first: int, last: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    if found is None:
+        return
+    try:
+        yield from found.to_batches(
+            columns=None if columns is None else list(columns), batch_size=_BATCH_ROWS, batch_readahead=2
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise LakeError(
+            f"table {table!r}: what its versions {first} to {last} changed cannot be read: {error}; check all rows "
+            "instead (`lockstep update --full`), or restore the folder from a backup"
+        ) from error
 
 
 def _blocks(versions: Sequence[int]) -> Iterator[tuple[int, int]]:
