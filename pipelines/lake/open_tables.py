@@ -202,18 +202,21 @@ def _log(uri: str, known: _Log | None) -> _Log | None:
     folder = Path(uri) / "_delta_log"
     try:
         now, status = time.time_ns(), folder.stat()
-        if known is not None and known.settled and (known.folder, known.changed) == (status.st_ino, status.st_mtime_ns):
-            return known  # no commit came or went; a log of 1,000 takes 1 ms to go through
-        with os.scandir(folder) as found:  # twice as fast as Path.iterdir
-            entries = list(found)
-        # Names begin with a version of 20 digits; what comes before the last checkpoint is not read.
-        last = max((entry.name[:20] for entry in entries if _CHECKPOINT in entry.name), default="")
-        files = frozenset(_facts(entry) for entry in entries if entry.name >= last)
-        return _Log(status.st_ino, files, status.st_mtime_ns, now - status.st_mtime_ns > _TICK_NANOSECONDS)
+        changed = status.st_mtime_ns
+        if known is not None and known.settled and (known.folder, known.changed) == (status.st_ino, changed):
+            names = [name for name, _, _ in known.files]  # nothing came or went; to list a log of 1,000 takes 1 ms
+        else:
+            with os.scandir(folder) as found:
+                names = [entry.name for entry in found]
+            # Names begin with a version of 20 digits; what comes before the last checkpoint is not read.
+            last = max((name[:20] for name in names if _CHECKPOINT in name), default="")
+            names = [name for name in names if name >= last]
+        files = frozenset(_facts(str(folder), name) for name in names)
+        return _Log(status.st_ino, files, changed, now - changed > _TICK_NANOSECONDS)
     except OSError:
         return None
 
 
-def _facts(entry: os.DirEntry[str]) -> tuple[str, int, int]:
-    status = entry.stat()
-    return entry.name, status.st_size, status.st_mtime_ns
+def _facts(folder: str, name: str) -> tuple[str, int, int]:
+    status = os.stat(f"{folder}/{name}")  # noqa: PTH116  half the time, and it is done thousands of times an update
+    return name, status.st_size, status.st_mtime_ns

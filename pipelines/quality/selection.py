@@ -20,21 +20,22 @@ _WITH_CHANGE_FEED = frozenset({"documents"})
 _IN_PARTS = frozenset({"index_snapshots"})  # that are written anew, with rows that stayed as they were
 
 
-def commits_of_run(lake: Lake, table: str, *, run_id: str, since_version: int | None) -> list[int]:
+def commits_of_run(lake: Lake, table: str, *, run_id: str, since_version: int | None) -> list[int] | None:
     """The versions of a table that a run committed after `since_version` (None: ever), ascending.
 
     Only the log is read: 5 ms, and 30 ms with `since_version=None` at 500 commits.
+
+    Returns:
+        None when the log no longer reaches back that far: which rows are the run's cannot be told.
     """
-    limit = None
-    if since_version is not None:
-        limit = lake.version(table) - since_version
-        if limit <= 0:
-            return []
-    return sorted(
-        version
-        for commit in lake.history(table, limit)
-        if commit.get(_RUN_ID) == run_id and isinstance(version := commit.get("version"), int)
-    )
+    since, newest = -1 if since_version is None else since_version, lake.version(table)
+    if newest <= since:
+        return []
+    # The version that the run began with, too: its rows are what others are told apart from.
+    known = {int(str(commit["version"])): commit for commit in lake.history(table, newest - max(since, 0) + 1)}
+    if any(version not in known for version in range(max(since, 0), newest + 1)):
+        return None
+    return sorted(version for version, commit in known.items() if version > since and commit.get(_RUN_ID) == run_id)
 
 
 def rows_of_commits(

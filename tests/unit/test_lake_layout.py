@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 import pytest
 
 from pipelines.errors import LakeError
-from pipelines.lake import layout, manifest, tables
+from pipelines.lake import layout, manifest, pruning, snapshots, tables
 from pipelines.lake.portions import KeySet, Portion, portions
 from pipelines.lake.schemas import CHUNKS, DOCUMENTS, EMBEDDINGS, TABLES
 from pipelines.lake.tables import Lake
+from tests.fakes.snapshots import snapshot
 from tests.rows import documents_named
 
 
@@ -159,6 +160,27 @@ def test_a_look_up_finds_what_a_read_finds_whatever_the_order_on_the_disk(
     assert len(keys) == 100
 
 
+def test_what_updates_added_in_no_order_is_read_only_where_it_has_the_key(
+    lake: Lake, small_files: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for start in range(0, 90, 30):
+        lake.append("embeddings", vectors(*range(start, start + 30)), run_id="r")
+    scanned: list[list[str]] = []
+    original = pruning.rows
+
+    def watched(source: Any, *arguments: Any, **options: Any) -> Any:
+        scanned.append([fragment.path for fragment in source.get_fragments()])
+        return original(source, *arguments, **options)
+
+    monkeypatch.setattr(pruning, "rows", watched)
+    spanning = sorted(key(n) for n in range(90))[20:70]
+    wanted = next(one for one in spanning if one in set(vectors(*range(30, 60))["text_hash"].to_pylist()))
+    assert lake.lookup("embeddings", [wanted]).num_rows == 1
+    between = f"{int(wanted[:8], 16) + 1:08x}"
+    assert lake.lookup("embeddings", [between]).num_rows == 0
+    assert [len(files) for files in scanned] == [1, 0]
+
+
 def test_a_look_up_takes_further_conditions_on_columns_that_are_not_asked_for(lake: Lake) -> None:
     lake.append("embeddings", vectors(1, 2), run_id="r")
     lake.append("embeddings", vectors(1, model="n"), run_id="r")
@@ -198,6 +220,50 @@ def test_a_manifest_of_an_earlier_layout_is_refused_with_what_to_do(lake: Lake, 
     write_deltalake(str(tmp_path / "lake" / "documents"), documents_named(["a"]))
     with pytest.raises(LakeError, match="new LOCKSTEP_HOME"):
         lake.merge("documents", documents_named(["b"]), key="doc_id", run_id="1")
+
+
+def test_what_a_snapshot_writes_does_not_grow_with_the_snapshots_there_were(lake: Lake) -> None:
+    written = []
+    for number in range(1, 121):
+        before = dict(sizes(lake))
+        older = [snapshot(f"s{number - 1:03d}", sequence=number - 1, status="retired")] if number > 1 else []
+        snapshots.record(lake, snapshot(f"s{number:03d}", sequence=number), *older)
+        written.append(sum(size for path, size in sizes(lake) if path not in before))
+    rows = lake.read("index_snapshots").sort_by("sequence")
+    assert rows["snapshot_id"].to_pylist() == [f"s{number:03d}" for number in range(1, 121)]
+    assert rows["status"].to_pylist() == ["retired"] * 119 + ["live"]
+    assert max(written[60:]) <= 1.1 * max(written[:60])
+    commit = Path(lake.uri("index_snapshots")) / "_delta_log" / f"{lake.version('index_snapshots'):020}.json"
+    assert commit.stat().st_size < 4_000
+
+
+def test_a_record_of_snapshots_of_an_earlier_layout_is_written_anew(lake: Lake, tmp_path: Path) -> None:
+    from deltalake import write_deltalake
+
+    snapshots.record(Lake(tmp_path / "other"), *(snapshot(f"s{n}", sequence=n, status="retired") for n in range(1, 80)))
+    rows = Lake(tmp_path / "other").read("index_snapshots")
+    write_deltalake(lake.uri("index_snapshots"), rows)
+    snapshots.record(lake, snapshot("s79", sequence=79), snapshot("s80", sequence=80))
+    found = lake.read("index_snapshots").sort_by("sequence")
+    assert found["snapshot_id"].to_pylist() == [f"s{n}" for n in range(1, 81)]
+    assert found["status"].to_pylist() == ["retired"] * 78 + ["live"] * 2
+    assert {path.split("/")[0] for path in paths(lake, "index_snapshots")} == {"part=0-31", "part=32-63", "part=64-95"}
+
+
+def test_snapshots_in_parts_of_another_size_are_written_anew(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(layout, "_NUMBERS", 10)
+        snapshots.record(lake, *(snapshot(f"s{n}", sequence=n, status="retired") for n in range(1, 40)))
+    snapshots.record(lake, snapshot("s39", sequence=39))
+    assert sorted(lake.read("index_snapshots")["sequence"].to_pylist()) == list(range(1, 40))
+    assert len(paths(lake, "index_snapshots")) == 2
+
+
+def sizes(lake: Lake) -> list[tuple[str, int]]:
+    if lake.version("index_snapshots") < 0:
+        return []
+    facts = lake._tables.facts(lake.uri("index_snapshots"))
+    return list(zip(facts["path"].to_pylist(), facts["size_bytes"].to_pylist(), strict=True))
 
 
 def paths(lake: Lake, name: str) -> list[str]:

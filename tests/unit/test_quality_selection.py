@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 from pipelines.errors import LakeError
 from pipelines.lake import snapshots
 from pipelines.lake.tables import Lake
+from pipelines.quality.check import check_table
 from pipelines.quality.selection import commits_of_run, rows_of_commits
-from tests.fakes.quality_rows import as_table, document, embedding
+from tests.fakes.quality_rows import acl_set, as_table, document, embedding
 from tests.fakes.snapshots import snapshot
 
 
@@ -46,6 +48,24 @@ def test_the_commits_of_a_run_are_found_by_its_id(lake: Lake) -> None:
 def test_a_table_that_was_never_written_has_no_commits(lake: Lake) -> None:
     assert commits_of_run(lake, "chunks", run_id="r", since_version=-1) == []
     assert commits_of_run(lake, "chunks", run_id="r", since_version=None) == []
+
+
+@pytest.mark.parametrize("table", ["embeddings", "acl_sets"])
+def test_where_the_log_was_shortened_all_rows_are_checked(lake: Lake, tmp_path: Path, table: str) -> None:
+    for number in range(1, 6):
+        row = embedding(f"x{number}") if table == "embeddings" else acl_set(number, f"user:{number}")
+        lake.append(table, as_table(table, [row]), run_id="long")
+    since = lake.version(table) - 4
+    assert commits_of_run(lake, table, run_id="long", since_version=since) == [2, 3, 4, 5]
+    DeltaTable(lake.uri(table)).create_checkpoint()
+    for version in range(since + 1):
+        (Path(lake.uri(table)) / "_delta_log" / f"{version:020}.json").unlink()
+    fresh = Lake(tmp_path / "lake")
+    assert commits_of_run(fresh, table, run_id="long", since_version=since) is None
+    assert commits_of_run(fresh, table, run_id="long", since_version=None) is None
+    assert commits_of_run(fresh, table, run_id="long", since_version=since + 1) == [3, 4, 5]
+    found = check_table(fresh, table, scope="changed", run_id="long", since_version=since, engine="arrow")
+    assert max(outcome.checked_rows for outcome in found) == 5
 
 
 def test_of_an_appended_table_exactly_the_rows_of_the_runs_own_commits_are_read(lake: Lake) -> None:
