@@ -12,7 +12,6 @@ keeps it from answering (no room for a socket, a killed process), the model is l
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import fcntl
 import hashlib
@@ -31,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines import companion
 from pipelines.config import EncoderConfig
 from pipelines.embedding.encoder import Encoding, load_encoder, loaded
 from pipelines.embedding.model import dimension, model_fp
@@ -45,14 +45,6 @@ _PAUSE_SECONDS = 0.01
 _wanted = False
 _started: dict[Path, subprocess.Popen[bytes]] = {}
 _log = logging.getLogger(__name__)
-
-
-@atexit.register
-def _let_go() -> None:
-    """They outlive their starter on purpose; without this Python warns of each at its end."""
-    for process in _started.values():
-        if process.poll() is None:
-            process.returncode = 0
 
 
 @contextlib.contextmanager
@@ -216,16 +208,8 @@ def _is_starting(path: Path) -> bool:
 
 
 def _start(config: EncoderConfig, path: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.embedding.warm_process", str(path), config.model_dump_json()]
-    package_root = str(Path(__file__).resolve().parents[2])
-    paths = [package_root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    arguments = [str(path), config.model_dump_json()]
     with path.with_suffix(".log").open("wb") as log:
-        _started[path] = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # it outlives this command, and an interrupt at the terminal is not for it
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            cwd=path.parent,
+        _started[path] = companion.start_module(
+            "pipelines.embedding.warm_process", arguments, output=log, folder=path.parent
         )

@@ -6,15 +6,12 @@ folder talks to the same one. It listens on the loopback interface, on a port th
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import fcntl
 import json
 import os
 import select
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from pipelines import companion
 from pipelines.errors import IndexUnavailable, LockstepError
 from pipelines.home import Home
 from pipelines.index.address import Address, lite_token, token_mark
@@ -33,15 +31,12 @@ _CONNECT_SECONDS = 2.0
 _LOG_BYTES = 10 * 1024 * 1024
 
 _lifelines: list[int] = []  # write ends; closed by the system when this process ends
-_started: list[subprocess.Popen[bytes]] = []  # kept, or Python warns that they still run
-
-
-@atexit.register
-def _let_go() -> None:
-    """Index processes outlive their starter on purpose; without this Python warns of each at its end."""
-    for process in _started:
-        if process.poll() is None:
-            process.returncode = 0
+# The matrix product of one query over 20,000 rows takes 1.0 ms on one thread, and 8 ms on two whenever another process
+# keeps a core busy: the threads wait for each other.
+_ENVIRONMENT = {
+    **dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1"),
+    "DO_NOT_TRACK": "1",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +98,7 @@ def stop_server(home: Home) -> bool:
         return False
     with _starting(home.index):
         _stop(home.index, record)
-    for process in _started:
-        process.poll()  # one that this process started would else stay as a zombie
+    companion.collect()
     return True
 
 
@@ -157,23 +151,16 @@ def _start(folder: Path, *, linger: bool) -> str:
         log.replace(log.with_suffix(".log.1"))
     report, report_to = os.pipe()
     kept = [report_to]
-    command = [sys.executable, "-m", "pipelines.index.lite", str(folder), "--report-to", str(report_to)]
+    arguments = [str(folder), "--report-to", str(report_to)]
     if not linger:
         lifeline, held = os.pipe()
         _lifelines.append(held)
         kept.append(lifeline)
-        command += ["--lifeline", str(lifeline)]
+        arguments += ["--lifeline", str(lifeline)]
     with log.open("ab") as stream:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            pass_fds=kept,
-            start_new_session=True,  # an interrupt at the terminal is not for it
-            env=_environment(),
+        process = companion.start_module(
+            "pipelines.index.lite", arguments, output=stream, environment=_ENVIRONMENT, keep=kept
         )
-    _started.append(process)
     for descriptor in kept:
         os.close(descriptor)
     try:
@@ -185,18 +172,6 @@ def _start(folder: Path, *, linger: bool) -> str:
     process.kill()
     process.wait()
     raise IndexUnavailable(_why(folder, answer.get("error")))
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with this package importable, and one thread a request.
-
-    The matrix product of one query over 20,000 rows takes 1.0 ms on one thread, and 8 ms on two whenever another
-    process keeps a core busy: the threads wait for each other.
-    """
-    package_root = str(Path(__file__).resolve().parents[2])
-    paths = [package_root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1")
-    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths), "DO_NOT_TRACK": "1"}
 
 
 def _read_report(descriptor: int) -> dict[str, str]:

@@ -61,7 +61,7 @@ _CONFIGURATION: dict[str, dict[str, str]] = {
 _GATHERED_EVERY = 16  # commits
 _SMALL_FILE_BYTES = 2 * 1024 * 1024
 # Of a table in ranges of its keys only the small appends of updates: a gathered file has the keys of all its parts.
-_SMALL_RANGE_BYTES = 256 * 1024
+_SMALL_RANGE_BYTES = 512 * 1024
 # A merge leaves a file for each of the engine's threads in every part that it touches.
 _PARTS_FILES = 8
 # Rows that may lie in no order before a table is written in that of its keys.
@@ -85,12 +85,7 @@ class Lake(LakeReader):
         Raises:
             LakeError: the rows' schema is not the table's, or the commit failed; nothing was added.
         """
-        if rows.num_rows == 0:
-            return self.version(name)
-        rows = self._ordered(name, self._checked(name, rows))
-        table = self._writable(name, run_id) or self._create(name)
-        self._write(name, table, rows, mode="append", run_id=run_id)
-        return self._gathered(name, run_id)
+        return self.append_parts(name, [rows], rows=rows.num_rows, run_id=run_id)
 
     def append_parts(self, name: str, parts: Iterable[pa.Table], *, rows: int, run_id: str) -> int:
         """Append rows in one commit, a part at a time, so that memory does not grow with them.
