@@ -99,7 +99,7 @@ class Lake(LakeReader):
         Raises:
             LakeError: as for `append`; what taking a part raises is raised. Nothing was added.
         """
-        found = (part for part in parts if part.num_rows)
+        found = (self._checked(name, part) for part in parts if part.num_rows)
         first = next(found, None)
         if first is None:
             return self.version(name)
@@ -109,7 +109,7 @@ class Lake(LakeReader):
 
         def batches() -> Iterator[pa.RecordBatch]:
             for part in chain([first], found):
-                yield from self._ordered(name, self._checked(name, part), digits).to_batches()
+                yield from self._ordered(name, part, digits).to_batches()
 
         with _drawn(_on_disk(name), batches()) as reader:
             self._write(name, table, reader, mode="append", run_id=run_id)
