@@ -117,8 +117,7 @@ def query_vector(
     Returns:
         Terms that no row contains are left out; empty where none is left.
     """
-    analyzer = _analyzer(config.stemmer)
-    asked = Counter(term for term in map(analyzer.__getitem__, _split(text)) if term >= 0)
+    asked = _asked(text, config)
     known, counts = np.asarray(frequencies[0]), np.asarray(frequencies[1])
     if not asked or not len(known):
         return {}
@@ -128,6 +127,18 @@ def query_vector(
     terms, df = terms[found], counts[at[found]].astype(np.float64)
     weights = np.log1p((max(rows, 1) - df + 0.5).clip(min=0.0) / (df + 0.5))
     return {int(term): float(weight) * asked[int(term)] for term, weight in zip(terms, weights, strict=True)}
+
+
+def question_terms(texts: Sequence[str], config: LexicalConfig) -> Terms:
+    """The distinct hashed terms of questions, ascending."""
+    asked = {term for text in texts for term in _asked(text, config)}
+    return np.fromiter(sorted(asked), np.int64, len(asked))
+
+
+def _asked(text: str, config: LexicalConfig) -> Counter[int]:
+    """How often a question has each hashed term."""
+    analyzer = _analyzer(config.stemmer)
+    return Counter(term for term in map(analyzer.__getitem__, _split(text)) if term >= 0)
 
 
 def analyzer_fp(config: LexicalConfig) -> str:

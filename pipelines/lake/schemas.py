@@ -125,13 +125,16 @@ INDEX_SNAPSHOTS = _schema(
     ("promoted_at", TIMESTAMP),  # when readers first saw it
 )
 
-# One row a snapshot and tenant: how rare a word is for one tenant is not told by another's texts. A snapshot's rows
-# hold only what differs from a base, which many share: an update adds what it changed, not the whole vocabulary.
+# Of each snapshot and tenant: how rare a word is for one tenant is not told by another's texts. A snapshot's rows hold
+# only what differs from a base, which many share: an update adds what it changed, not the whole vocabulary. Terms are
+# divided into rows by ranges: a question reads those that can have one of its own.
 TERM_STATISTICS = _schema(
     ("snapshot_id", pa.string(), False),  # or the id of a base
     ("tenant", pa.string(), False),
     ("base", pa.string()),  # what these differ from; null in the base itself
     ("rows", pa.int64(), False),  # in all, whatever the base says
+    ("first_term", pa.int64()),  # of this row; null where it has none, and where an earlier version wrote all in one
+    ("last_term", pa.int64()),
     ("terms", pa.list_(pa.int64()), False),  # ascending
     ("frequencies", pa.list_(pa.int32()), False),  # rows that contain the term; 0: none any more
 )

@@ -69,7 +69,13 @@ _UNORDERED_ROWS = 16_384
 _ORDERED = "lockstep.orderedRows"  # a table's property: how many rows it had then
 _ORDERED_BYTES = 64 * 1024 * 1024  # of files, read at a time for that
 # Rows of few keys are read a row group at a time.
-_GROUP_ROWS: dict[str, int] = {"documents": 2_048, "elements": 128, "chunks": 1_024, "embeddings": 1_024}
+_GROUP_ROWS: dict[str, int] = {
+    "documents": 2_048,
+    "elements": 128,
+    "chunks": 1_024,
+    "embeddings": 1_024,
+    "term_statistics": 4,
+}
 
 
 class Lake(LakeReader):

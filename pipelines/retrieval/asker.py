@@ -8,9 +8,9 @@ from dataclasses import replace
 from pipelines.config import LexicalConfig
 from pipelines.errors import SnapshotNotFound
 from pipelines.index.protocol import State
-from pipelines.lake import snapshots
-from pipelines.lake.snapshots import TermStatistics
-from pipelines.lexical import query_vector
+from pipelines.lake import snapshots, term_statistics
+from pipelines.lake.term_statistics import TermStatistics
+from pipelines.lexical import Terms, query_vector, question_terms
 from pipelines.principals import DEFAULT_TENANT
 from pipelines.project import Project
 from pipelines.retrieval.live import Answer, search_live
@@ -33,7 +33,7 @@ class Asker:
         self._keep_warm_seconds = project.config.encoder.keep_warm_seconds
         self._rights = Rights(project)
         self._statistics_of = ""  # snapshot
-        self._statistics: dict[str, TermStatistics] = {}  # by tenant
+        self._statistics: dict[str, TermStatistics | None] = {}  # by tenant; None: it has asked once
 
     def ask(
         self,
@@ -105,17 +105,23 @@ class Asker:
             config = described_config(state["model"]["encoder"], keep_warm_seconds=self._keep_warm_seconds)
             dense = encoder_for(config, texts=len(texts)).encode(texts)
         if mode != "dense":
-            statistics = self._term_statistics(state["snapshot_id"], tenant)
             lexical = LexicalConfig.model_validate(state["model"]["lexical"])
+            statistics = self._term_statistics(state["snapshot_id"], tenant, question_terms(texts, lexical))
             sparse = [
                 query_vector(text, lexical, (statistics.terms, statistics.frequencies), statistics.rows)
                 for text in texts
             ]
         return Queries(dense, sparse)
 
-    def _term_statistics(self, snapshot_id: str, tenant: str) -> TermStatistics:
+    def _term_statistics(self, snapshot_id: str, tenant: str, terms: Terms) -> TermStatistics:
+        """Those of the terms that are asked for; all of them, kept, once a tenant asks the same snapshot again."""
         if self._statistics_of != snapshot_id:
             self._statistics_of, self._statistics = snapshot_id, {}
+        lake = self._project.lake
         if tenant not in self._statistics:
-            self._statistics[tenant] = snapshots.read_term_statistics(self._project.lake, snapshot_id, tenant)
-        return self._statistics[tenant]
+            self._statistics[tenant] = None
+            return term_statistics.read(lake, snapshot_id, tenant, terms=terms)
+        known = self._statistics[tenant]
+        if known is None:
+            known = self._statistics[tenant] = term_statistics.read(lake, snapshot_id, tenant)
+        return known

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.errors import RebuildDiffers
 from pipelines.index.protocol import State
-from pipelines.lake import snapshots
+from pipelines.lake import snapshots, term_statistics
 from pipelines.lake.portions import Portion
 from pipelines.lake.snapshots import Snapshot
 from pipelines.project import Project
@@ -177,7 +177,7 @@ def test_small_portions_find_what_large_ones_find(project: Project, monkeypatch:
     full = update(project, "rebuilt in parts", full=True)
     assert small.candidate.digest == full.candidate.digest
     assert small.candidate.rows == full.candidate.rows == 40
-    statistics = [snapshots.find_term_statistics(project.lake, one.candidate.snapshot_id) for one in (small, full)]
+    statistics = [term_statistics.find(project.lake, one.candidate.snapshot_id) for one in (small, full)]
     assert repr(statistics[0]) == repr(statistics[1])
     assert verify(project).ok
 

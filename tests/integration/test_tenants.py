@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from pipelines.cli.main import main
 from pipelines.index.server import stop_server
-from pipelines.lake import snapshots
+from pipelines.lake import snapshots, term_statistics
 from pipelines.project import Project
 from pipelines.retrieval.asker import Asker
 from tests.updating import open_project, update
@@ -87,7 +87,7 @@ def test_a_tenant_that_is_not_there_has_no_rows_whoever_asks(project: Project) -
 def test_how_rare_a_word_is_for_one_tenant_is_not_told_by_the_texts_of_another(project: Project) -> None:
     live = snapshots.live(snapshots.history(project.lake, project.alias))
     assert live is not None
-    found = snapshots.find_term_statistics(project.lake, live.snapshot_id)
+    found = term_statistics.find(project.lake, live.snapshot_id)
     assert found is not None
     assert sorted(found) == TENANTS
     usual, own = found[TENANTS[0]], found[TENANTS[7]]

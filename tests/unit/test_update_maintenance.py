@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import IndexUnavailable, SnapshotNotFound
 from pipelines.identity import content_hash
-from pipelines.lake import blobs, snapshots
+from pipelines.lake import blobs, snapshots, term_statistics
 from pipelines.lake.events import Event
 from pipelines.project import Project
 from pipelines.update.applying.versions import catch_up
@@ -95,7 +95,7 @@ def test_what_no_retained_snapshot_refers_to_is_gone_and_the_bytes_with_it(proje
     assert report.bytes_after == report.bytes_before - report.reclaimed_bytes
     assert project.lake.count("chunks") < chunks
     assert project.lake.count("embeddings") < texts
-    assert len(snapshots.with_statistics(project.lake)) == 2
+    assert len(term_statistics.stored(project.lake)) == 2
     assert verify(project).ok
 
 

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 
 from pipelines import identity
 from pipelines.errors import SnapshotNotFound
-from pipelines.lake import manifest, provenance, snapshots
+from pipelines.lake import manifest, provenance, snapshots, term_statistics
 from pipelines.lake.snapshots import Snapshot
 from pipelines.parsing.routes import ROUTES
 from pipelines.principals import DEFAULT_TENANT
@@ -123,7 +123,7 @@ def _elsewhere(project: Project, live: Snapshot, wanted: str) -> str:
     """What is known of a chunk that the live snapshot does not hold."""
     problem = f"no chunk of the live snapshot {live.snapshot_id} has the id {wanted!r}"
     history = snapshots.history(project.lake, project.alias)
-    whole = snapshots.with_statistics(project.lake)
+    whole = term_statistics.stored(project.lake)
     for snapshot in reversed(history):
         if not wanted or snapshot.snapshot_id not in whole or lost_manifest(project, snapshot):
             continue

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipelines.identity import digest, fingerprint
 from pipelines.index.slots import every_slot, idle_slot, kept_slots, slot_names
-from pipelines.lake import manifest, snapshots
+from pipelines.lake import manifest, snapshots, term_statistics
 from pipelines.lake.derive import Progress
 from pipelines.lake.manifest import ManifestChanges
 from pipelines.lake.portions import Portion
@@ -209,7 +209,7 @@ def _build_full(
     index, lake = project.index(), project.lake
     index.drop(collection)
     index.create(collection, project.recipe.dimension)
-    statistics: snapshots.Statistics = {}
+    statistics: term_statistics.Statistics = {}
     documents, rows, row_digest = 0, 0, digest(())
     in_all = manifest.active_count(lake, version)
 
@@ -222,7 +222,7 @@ def _build_full(
         documents += some.num_rows
         rows += len(expected)
         row_digest = digest(expected.row_hashes, start=row_digest)
-        statistics = snapshots.counted(statistics, expected.terms())
+        statistics = term_statistics.counted(statistics, expected.terms())
 
     for pages in portions(max(in_all, lake.count("chunks"))):
         add(spanning(pages))
@@ -259,7 +259,7 @@ def _build_difference(
     Documents are taken some thousand at a time, each part's new rows before its old ones go.
     """
     index, state, collection = project.index(), plan.state, plan.collection
-    statistics = snapshots.find_term_statistics(project.lake, state["snapshot_id"])
+    statistics = term_statistics.find(project.lake, state["snapshot_id"])
     if statistics is None:
         return None
     interrupted = bool(state["building"])
@@ -286,8 +286,8 @@ def _build_difference(
         rows += len(after) - len(before)
         row_digest = digest(before.row_hashes, start=row_digest, subtract=True)
         row_digest = digest(after.row_hashes, start=row_digest)
-        statistics = snapshots.counted(statistics, before.terms(), sign=-1)
-        statistics = snapshots.counted(statistics, after.terms())
+        statistics = term_statistics.counted(statistics, before.terms(), sign=-1)
+        statistics = term_statistics.counted(statistics, after.terms())
         upserted, deleted, done = upserted + len(upserts), deleted + len(deletes), done + len(some.doc_ids)
         if progress:
             progress(done, total)
@@ -321,7 +321,7 @@ def _record(
     row_digest: str,
     upserted: int,
     deleted: int,
-    statistics: snapshots.Statistics,
+    statistics: term_statistics.Statistics,
     since: str | None = None,
     run_id: str,
 ) -> Snapshot:
@@ -349,7 +349,7 @@ def _record(
         status="candidate",
         run_id=run_id,
     )
-    snapshots.write_term_statistics(project.lake, snapshot.snapshot_id, statistics, since=since, run_id=run_id)
+    term_statistics.write(project.lake, snapshot.snapshot_id, statistics, since=since, run_id=run_id)
     overtaken = [
         replace(s, status="rejected") for s in history if s.collection == collection and s.status == "candidate"
     ]

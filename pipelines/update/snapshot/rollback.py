@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from pipelines.errors import SnapshotNotFound
-from pipelines.lake import snapshots
+from pipelines.lake import snapshots, term_statistics
 from pipelines.lake.derive import Progress
 from pipelines.lake.snapshots import Snapshot
 from pipelines.project import Project
@@ -110,7 +110,7 @@ def _rebuild(project: Project, target: Snapshot, *, run_id: str, progress: Progr
             f"that it was built from ({target.manifest_version}); restore that table from a backup, or name a snapshot "
             "that is still in a slot"
         )
-    if snapshots.find_term_statistics(project.lake, target.snapshot_id) is None:
+    if term_statistics.find(project.lake, target.snapshot_id) is None:
         raise SnapshotNotFound(
             f"snapshot {target.snapshot_id} was pruned by maintenance: it is older than the "
             f"{project.config.retention.snapshots} snapshots that `retention.snapshots` keeps; name a newer one "

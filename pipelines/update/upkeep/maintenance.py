@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from deltalake.exceptions import DeltaError
 
 from pipelines.errors import LakeError
-from pipelines.lake import files, manifest, snapshots
+from pipelines.lake import files, manifest, snapshots, term_statistics
 from pipelines.lake.events import TABLE as EVENTS
 from pipelines.lake.lock import waiting_lock
 from pipelines.lake.schemas import TABLES
@@ -82,7 +82,7 @@ def maintain(
     if not dry_run:
         versions.catch_up(project, run_id=run_id)  # before any of the change feed goes
     kept = retained(project)
-    gone = len(snapshots.with_statistics(project.lake) - set(kept.snapshot_ids.to_pylist()))
+    gone = len(term_statistics.stored(project.lake) - set(kept.snapshot_ids.to_pylist()))
     before = {name: files.disk_bytes(_folder(project, name)) for name in TABLES}
     pruned = {name: _prune(project, kept, name, run_id=run_id, dry_run=dry_run) for name in (*_DERIVED, EVENTS)}
     done: list[TableUpkeep] = []
@@ -133,7 +133,7 @@ def _kept_rows(project: Project, kept: Retained, name: str) -> tuple[Keep, list[
     if name == "term_statistics":
         candidates = [s.snapshot_id for s in snapshots.recent(project.lake, project.alias) if s.status == "candidate"]
         ids = pa.array([*kept.snapshot_ids.to_pylist(), *candidates], pa.string())
-        return _within("snapshot_id", snapshots.statistics_needed(project.lake, ids)), ["snapshot_id"]
+        return _within("snapshot_id", term_statistics.needed(project.lake, ids)), ["snapshot_id"]
     if name == "elements":
         return _keyed(kept, "parser_fp"), ["content_hash", "parser_fp"]
     chunks = _keyed(kept, "recipe_fp")

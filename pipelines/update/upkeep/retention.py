@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from pipelines.errors import LakeError
 from pipelines.index.slots import every_slot
-from pipelines.lake import dead_letters, manifest, snapshots
+from pipelines.lake import dead_letters, manifest, snapshots, term_statistics
 from pipelines.lake.events import ANNOUNCED
 from pipelines.lake.events import TABLE as EVENTS
 from pipelines.lake.lock import waiting_lock
@@ -126,7 +126,7 @@ def retained(project: Project) -> Retained:
     newest = lake.version(manifest.TABLE)
     states = [index.read_state(name) for name in every_slot(project.alias) if index.exists(name)]
     held = {state["snapshot_id"] for state in states if state}
-    whole = snapshots.with_statistics(lake)  # earlier runs pruned the rest
+    whole = term_statistics.stored(lake)  # earlier runs pruned the rest
     seen = [s for s in history if s.status in ("live", "retired") and s.snapshot_id in whole]
     seen = seen[-project.config.retention.snapshots :]
     live = snapshots.live(history)

@@ -42,11 +42,11 @@ fi
 if compgen -G "${root}/apicurio-registry/*-${APICURIO}-runner.jar" >/dev/null; then
   say "Apicurio's schema registry ${APICURIO} is there"
 else
-  need curl "Apicurio's schema registry"
+  need mvn "Apicurio's schema registry"
   say "fetching Apicurio's schema registry ${APICURIO}"
   work="$(mktemp -d)"
-  place="https://repo.maven.apache.org/maven2/io/apicurio/apicurio-registry-app/${APICURIO}"
-  curl --fail --silent --show-error --retry 3 "${place}/apicurio-registry-app-${APICURIO}-all.tar.gz" | tar -xz -C "${work}"
+  mvn --quiet --batch-mode dependency:unpack \
+    -Dartifact="io.apicurio:apicurio-registry-app:${APICURIO}:tar.gz:all" -DoutputDirectory="${work}"
   rm -rf "${root}/apicurio-registry"
   mv "${work}" "${root}/apicurio-registry"
 fi
