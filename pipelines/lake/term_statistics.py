@@ -19,9 +19,9 @@ from pipelines.lake.tables import Lake
 from pipelines.principals import DEFAULT_TENANT
 
 TABLE = "term_statistics"
+FEW_TERMS = 32  # of a question, that are looked up by themselves
 _WHOLE_ABOVE = 8  # a new base, once more than one in so many terms differs from the old one
 _TERMS_A_ROW = 2_048
-_TERMS_APART = 32  # of a question that are looked up by themselves; for more, everything is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +118,12 @@ def read(lake: Lake, snapshot_id: str, tenant: str, *, terms: np.ndarray | None 
         lake: the tables.
         snapshot_id: of which snapshot.
         tenant: of whose rows.
-        terms: the ones that matter, ascending: the others are left out, and where these are few not read. None: all.
+        terms: the ones that matter, ascending, at best `FEW_TERMS`: the others are left out. None: all.
 
     Raises:
         SnapshotNotFound: none are stored for that snapshot.
     """
-    some = None if terms is None or len(terms) > _TERMS_APART else terms
+    some = None if terms is None or len(terms) > FEW_TERMS else terms
     own = _stored(lake, snapshot_id, tenant, some)
     if own.num_rows == 0:
         if lake.read(TABLE, ["rows"], where=pc.field("snapshot_id") == snapshot_id).num_rows:

@@ -114,14 +114,13 @@ class Asker:
         return Queries(dense, sparse)
 
     def _term_statistics(self, snapshot_id: str, tenant: str, terms: Terms) -> TermStatistics:
-        """Those of the terms that are asked for; all of them, kept, once a tenant asks the same snapshot again."""
+        """Of few terms those alone; of many, or once the tenant asks the same snapshot again, all, which are kept."""
         if self._statistics_of != snapshot_id:
             self._statistics_of, self._statistics = snapshot_id, {}
-        lake = self._project.lake
-        if tenant not in self._statistics:
-            self._statistics[tenant] = None
-            return term_statistics.read(lake, snapshot_id, tenant, terms=terms)
-        known = self._statistics[tenant]
+        known = self._statistics.get(tenant)
         if known is None:
-            known = self._statistics[tenant] = term_statistics.read(lake, snapshot_id, tenant)
+            first = tenant not in self._statistics and len(terms) <= term_statistics.FEW_TERMS
+            some = terms if first else None
+            known = term_statistics.read(self._project.lake, snapshot_id, tenant, terms=some)
+            self._statistics[tenant] = None if first else known
         return known
