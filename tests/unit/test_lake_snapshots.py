@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from pipelines.lake import snapshots
 from pipelines.lake.tables import Lake
@@ -26,3 +27,12 @@ def test_what_an_update_reads_does_not_grow_with_the_snapshots_there_were(tmp_pa
     assert found.sequence == 100
     assert snapshots.by_id(lake, name, "s01") is None
     assert snapshots.recent(lake, "unknown") == []
+
+
+def test_no_settled_status_lies_between_the_unsettled_ones() -> None:
+    """They are looked for as one range of the log's statistics."""
+    unsettled = snapshots._UNSETTLED
+    assert list(unsettled) == sorted(unsettled)
+    settled = set(get_args(snapshots.Status)) - set(unsettled)
+    assert not any(unsettled[0] <= status <= unsettled[-1] for status in settled)
+    assert set(unsettled) <= set(get_args(snapshots.Status))
