@@ -23,6 +23,7 @@ from pipelines.lake.portions import KeySet, Wanted
 _BATCH_ROWS = 8_192
 _FOOTERS = 256  # kept of a table; of a file with 100 row groups one takes about 100 kB
 _FEW_ROWS = 4_096  # of a file whose keys are kept
+_FEW_KEYS = 512  # that are looked up by them; a build asks for more, and would keep the keys of all its files
 
 Bounds = list[tuple[str, str] | None]
 """The smallest and the largest key of each row group of a file; None where the footer does not say."""
@@ -111,7 +112,8 @@ def _part(file: _File, key: str, wanted: Wanted) -> ds.ParquetFileFragment | Non
     if file.bounds is None:
         return file.fragment
     groups = [number for number, known in enumerate(file.bounds) if known is None or wanted.touches(*known)]
-    if groups and isinstance(wanted, KeySet) and file.fragment.metadata.num_rows <= _FEW_ROWS:
+    rows = file.fragment.metadata.num_rows
+    if groups and rows <= _FEW_ROWS and isinstance(wanted, KeySet) and len(wanted) <= _FEW_KEYS:
         if file.keys is None:
             file.keys = _keys(file.fragment, key)
         groups = [number for number in groups if wanted.meets(file.keys[number])]
