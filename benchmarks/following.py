@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 
 from pipelines.home import Home
 from pipelines.project import Project
@@ -24,6 +25,8 @@ from resources.instance import ui_environment
 
 _START_SECONDS = 300.0
 _LOOK_SECONDS = 0.05
+_END_SECONDS = 60.0
+_OF_THE_UI = (["-m", "dagster_webserver"], ["-m", "dagster._daemon"], ["-m", "resources.run_host"])
 
 
 def wait_for(what: str, check: Callable[[], Any], *, seconds: float, pause: float = _LOOK_SECONDS) -> Any:
@@ -82,11 +85,23 @@ def following(config: Path, home: Home, log: Path, environ: dict[str, str] | Non
         try:
             yield Following(config, home, process, log)
         finally:
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(60)
-            process.kill()
-            process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the UI; if it takes too long, also the web server and the daemon, which would outlive it."""
+    below: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_END_SECONDS)
+    process.kill()
+    process.wait()
+    for child in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.cmdline()[1:3] in _OF_THE_UI:
+                child.kill()
 
 
 def wait_until_live(ui: Following) -> None:
