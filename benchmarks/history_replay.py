@@ -125,7 +125,7 @@ class Replay:
         done: job.Update = runs[-1]
         project = self.project()
         documents = active_documents(project.lake)
-        hashes = set(chunks_wanted(project, documents)["text_hash"].to_pylist())
+        hashes = {text for part in chunks_wanted(project, documents) for text in part["text_hash"].to_pylist()}
         new = hashes - self._encoded
         self._encoded |= hashes
         total = {name: sum(_cost(run, name) for run in runs) for name in COSTS}

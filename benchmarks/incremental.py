@@ -68,7 +68,8 @@ class Scenario:
         from pipelines.update.deriving.chunks import chunks_wanted
 
         project = Project.open(self.config, self.home)
-        return set(chunks_wanted(project, active_documents(project.lake))["text_hash"].to_pylist())
+        wanted = chunks_wanted(project, active_documents(project.lake))
+        return {text for part in wanted for text in part["text_hash"].to_pylist()}
 
     def edit(self, count: int, sentence: str) -> None:
         """A sentence more at the end of that many files."""

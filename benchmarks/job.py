@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def update(
 def tables(config: Path, home: Home) -> dict[str, float]:
     """The steps from what was found to the vectors, without an index: seconds by step."""
     project = Project.open(config, home)
-    steps = {
+    steps: dict[str, Callable[[], object]] = {
         "changes": lambda: changes.detect_changes(project, run_id="bench", scan=False),
         "parse": lambda: parse.parse_documents(project, run_id="bench"),
         "manifest": lambda: manifest.merge_manifest(project, run_id="bench"),

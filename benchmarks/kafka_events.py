@@ -93,7 +93,7 @@ def _measure(
     section = project.config.sources[0].model_copy(update={"group": "bench"})
     stream = open_stream(section, project.surroundings())
     assert stream is not None
-    reports = []
+    reports: list[Any] = []
     started = time.perf_counter()
     while sum(report.messages for report in reports) < len(messages):
         reports.append(pump(project, section, stream, wait_seconds=5, run_id="bench"))

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def measure(
             source, uri = "handbook", str(path.relative_to(corpus))
             path.write_text(path.read_text() + f"\n{text}")
         changed = time.time()
-        searchable = wait_for(f"{uri} with {word}", lambda w=word: _found(ui, asker, w), seconds=_PATIENCE_SECONDS)
+        searchable = wait_for(f"{uri} with {word}", partial(_found, ui, asker, word), seconds=_PATIENCE_SECONDS)
         found.append(_traced(ui, source, uri, word, changed, searchable))
         print(f"{number:>3} {source:<9} {found[-1].seconds:6.2f} s  " + _parts(found[-1].parts()), flush=True)
     return found

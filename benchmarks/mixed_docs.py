@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from pipelines.config import ParsingConfig
 from pipelines.identity import content_hash
-from pipelines.parsing import detect_media_type, parse_stage
+from pipelines.parsing.media_types import detect_media_type
+from pipelines.parsing.stage import parse_stage
 
 FOLDER = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "mixed-docs"
 

@@ -40,7 +40,8 @@ SENTENCE = "the index follows every document that somebody edits without ever sh
 def make_vectors(random: np.random.Generator, count: int, dimension: int, centres: np.ndarray) -> np.ndarray:
     """Unit vectors around some centres, float32, shape (count, dimension)."""
     vectors = centres[random.integers(0, len(centres), count)] + random.normal(size=(count, dimension))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    unit: np.ndarray = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def make_terms(random: np.random.Generator, count: int, draws: int) -> list[np.ndarray]:
@@ -139,8 +140,8 @@ def measure(index: MilvusIndex, rows: int, dimension: int, repeats: int, server_
         if repeat % 20 == 0:
             print(f"  queries: {repeat} of {repeats} rounds", file=sys.stderr)
     result: dict[str, Any] = {"single": {}, "batch_of_200": {}}
-    for (mode, caller), seconds in single.items():
-        result["single"].setdefault(mode, {})[caller] = summary(seconds)
+    for (asked, caller), seconds in single.items():
+        result["single"].setdefault(asked, {})[caller] = summary(seconds)
     for mode in modes:
         of_mode = result["single"][mode]
         result["single"][mode]["p50_ratio_to_unfiltered"] = {

@@ -106,7 +106,7 @@ class Broker:
         return Producer({"bootstrap.servers": self.servers, "log_level": 2, **options})
 
     def create_topic(self, name: str, partitions: int = 1, **config: str) -> None:
-        from confluent_kafka.admin import NewTopic
+        from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
         topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config)
         admin = self.admin()  # its answers end with it
