@@ -29,6 +29,7 @@ from pipelines.index.milvus import MilvusIndex
 from pipelines.index.protocol import UNFILTERED, AccessFilter, Visible
 from pipelines.index.rows import INDEX_ROW
 from pipelines.index.server import ensure_server, server_status, stop_server
+from pipelines.principals import DEFAULT_TENANT
 from pipelines.retrieval.search import Mode, Queries, Retriever
 
 ALIAS = "bench"
@@ -68,7 +69,7 @@ def make_rows(random: np.random.Generator, start: int, count: int, vectors: np.n
         "weights": [random.uniform(0.5, 2.0, len(one)).astype(np.float32).tolist() for one in terms],
     }
     for name in ("source", "tenant", "classification", "title", "heading_path", "pages"):
-        columns[name] = [name] * count
+        columns[name] = [DEFAULT_TENANT if name == "tenant" else name] * count
     return pa.table({name: columns[name] for name in INDEX_ROW.names}).cast(INDEX_ROW)
 
 
@@ -118,10 +119,10 @@ def measure(index: MilvusIndex, rows: int, dimension: int, repeats: int, server_
     retriever = Retriever(index)
     callers: dict[str, AccessFilter] = {
         "unfiltered": UNFILTERED,
-        "all": Visible("default", tuple(range(ACL_SETS))),
-        "50%": Visible("default", tuple(range(0, ACL_SETS, 2))),
-        "20%": Visible("default", tuple(range(0, ACL_SETS, 5))),
-        "2%": Visible("default", (3,)),
+        "all": Visible(DEFAULT_TENANT, tuple(range(ACL_SETS))),
+        "50%": Visible(DEFAULT_TENANT, tuple(range(0, ACL_SETS, 2))),
+        "20%": Visible(DEFAULT_TENANT, tuple(range(0, ACL_SETS, 5))),
+        "2%": Visible(DEFAULT_TENANT, (3,)),
     }
 
     def ask(first: int, count: int, mode: Mode, visible: AccessFilter, k: int = 10) -> None:

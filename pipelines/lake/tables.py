@@ -91,7 +91,11 @@ class Lake(LakeReader):
         Raises:
             LakeError: the rows' schema is not the table's, or the commit failed; nothing was added.
         """
-        return self.append_parts(name, [rows], rows=rows.num_rows, run_id=run_id)
+        if rows.num_rows == 0:
+            return self.version(name)
+        rows = self._ordered(name, self._checked(name, rows))
+        self._write(name, self._writable(name, run_id) or self._create(name), rows, mode="append", run_id=run_id)
+        return self._gathered(name, run_id)
 
     def append_parts(self, name: str, parts: Iterable[pa.Table], *, rows: int, run_id: str) -> int:
         """Append rows in one commit, a part at a time, so that memory does not grow with them.
