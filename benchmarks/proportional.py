@@ -186,7 +186,14 @@ def _compare(folder: Path, options: Any) -> dict[str, Any]:
             for corpus in corpuses:
                 changes[corpus.count].append(announced(corpus, index=not options.tables))
         if options.tables:
-            return {"builds": builds, "announced": changes, "nothing_changed": {}, "listed": {}, "growth": []}
+            return {
+                "builds": builds,
+                "announced": changes,
+                "nothing_changed": {},
+                "listed": {},
+                "growth": [],
+                "verified": {},
+            }
         nothing = {corpus.count: listed(corpus, edits=False) for corpus in corpuses}
         edits = {corpus.count: listed(corpus, edits=True) for corpus in corpuses}
         growth = list(many(small, options.updates)) if options.updates else []
@@ -278,6 +285,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
                 ["listed", "no-op s", "of that looking", f"{EDITED} edited s", "of that looking"],
             ),
         ]
+    lines += [f"the index of {size} reads back as the tables say: {ok}" for size, ok in result["verified"].items()]
     if result["growth"]:
         names = [name for name, table in result["growth"][-1]["tables"].items() if table["files"]]
         lines += [
