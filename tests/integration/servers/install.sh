@@ -45,10 +45,12 @@ else
   need mvn "Apicurio's schema registry"
   say "fetching Apicurio's schema registry ${APICURIO}"
   work="$(mktemp -d)"
-  mvn --quiet --batch-mode dependency:unpack \
-    -Dartifact="io.apicurio:apicurio-registry-app:${APICURIO}:tar.gz:all" -DoutputDirectory="${work}"
+  # In a folder of its own: it leaves a note of what it unpacked where it is run.
+  (cd "${work}" && mvn --quiet --batch-mode dependency:unpack \
+    -Dartifact="io.apicurio:apicurio-registry-app:${APICURIO}:tar.gz:all" -DoutputDirectory="${work}/unpacked")
   rm -rf "${root}/apicurio-registry"
-  mv "${work}" "${root}/apicurio-registry"
+  mv "${work}/unpacked" "${root}/apicurio-registry"
+  rm -rf "${work}"
 fi
 
 if [[ -x "${root}/bin/versitygw" ]]; then
