@@ -74,10 +74,10 @@ def numbers_of(rows: pa.Table) -> list[tuple[int, int]]:
     return sorted((int(first), int(last)) for first, _, last in parts)
 
 
-def within(rows: pa.Table, *, alias: str = "") -> str:
+def within(rows: pa.Table, *, column: str = COLUMN) -> str:
     """A condition that names the parts of these rows, for a write to leave all other files alone."""
     parts = sorted(set(rows[COLUMN].to_pylist()))
     if len(parts) > _NAMED:
         return "true"
     named = ", ".join(f"'{part}'" for part in parts)
-    return f"{alias}{'.' if alias else ''}{COLUMN} IN ({named})"
+    return f"{column} IN ({named})"

@@ -151,5 +151,5 @@ def record(lake: Lake, *snapshots: Snapshot) -> None:
 
 
 def _slim(gates: dict[str, Any]) -> dict[str, Any]:
-    """Of gates that passed, only that they did: this table is written whole with every update, and keeps every row."""
+    """Of gates that passed, only that they did: each row is written again with its neighbours, and kept for ever."""
     return {name: {"passed": True} if result.get("passed") else result for name, result in gates.items()}

@@ -147,7 +147,7 @@ class Lake(LakeReader):
         if name in layout.BY_DIGITS:
             table = self._divide(name, table, self.count(name) + len(rows), run_id)
             rows = self._ordered(name, rows)
-            same = f"{layout.within(rows, alias='target')} AND {same}"
+            same = f"{layout.within(rows, column=f'target.{layout.COLUMN}')} AND {same}"
 
         def run() -> None:
             (
@@ -180,14 +180,14 @@ class Lake(LakeReader):
         rows = self._checked(name, rows)
         number = layout.BY_NUMBER[name]
         table = self._writable(name, run_id) or self._create(name)
-        rows = layout.with_part_of_number(rows, number)
+        rows = self._ordered(name, rows)
         others = pc.invert(pc.field(key).isin(rows[key].combine_chunks()))
         options = {"schema_mode": "overwrite"}  # of an earlier version of Lockstep: written anew, whole
         if layout.by_number(self._parts(name)):
             numbers = layout.numbers_of(rows)
             others &= reduce(or_, ((pc.field(number) >= low) & (pc.field(number) <= high) for low, high in numbers))
             options = {"predicate": layout.within(rows)}
-        beside = layout.with_part_of_number(self.read(name, where=others), number)
+        beside = self._ordered(name, self.read(name, where=others))
         self._write(name, table, pa.concat_tables([beside, rows]), mode="overwrite", run_id=run_id, **options)
         return self.version(name)
 
