@@ -61,7 +61,7 @@ def main() -> None:
         results: dict[str, Any] = {}
         for mode in MODES:
             run, seconds = ask(config, home, questions, mode, options.depth)
-            found = list(ir_measures.read_trec_run(run))  # type: ignore[no-untyped-call]
+            found = list(ir_measures.read_trec_run(run))
             measured = ir_measures.calc_aggregate([nDCG @ 10, R @ 10], qrels, found)
             results[mode] = {
                 "ndcg@10": measured[nDCG @ 10],
