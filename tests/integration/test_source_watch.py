@@ -16,7 +16,7 @@ from pipelines.sources.filesystem.folder import Folder
 from pipelines.sources.filesystem.section import FilesystemSource
 from pipelines.sources.filesystem.watching import FolderWatch, open_watch
 from tests.source_contract import SourceContract, announces, received, uris
-from tests.unit.test_sources_filesystem_contract import FolderHarness
+from tests.unit.sources.test_filesystem_contract import FolderHarness
 
 pytestmark = pytest.mark.integration
 

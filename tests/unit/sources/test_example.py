@@ -4,7 +4,7 @@ from pathlib import Path
 from pipelines.config import load_config
 from pipelines.sources.registry import KINDS
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "sources.yaml"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "sources.yaml"
 
 
 def test_the_example_is_a_configuration_with_one_source_of_every_kind():

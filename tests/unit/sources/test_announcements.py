@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipelines.sources.announced.announcements import AnnouncedSection, change_event_schema, decode
 from tests.schema_compatibility import breaks
 
-DATA = Path(__file__).resolve().parents[1] / "data" / "change_events"
+DATA = Path(__file__).resolve().parents[2] / "data" / "change_events"
 GOLDEN = sorted((DATA / "v1").glob("*.json"))
 SECTION = AnnouncedSection(
     name="wiki",

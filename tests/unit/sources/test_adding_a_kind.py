@@ -11,7 +11,7 @@ from pipelines.sources.registry import Kind
 from tests import source_contract
 from tests.source_contract import SourceContract
 
-PAGE = Path(__file__).parents[2] / "docs" / "sources.md"
+PAGE = Path(__file__).parents[3] / "docs" / "sources.md"
 
 
 def shown() -> types.ModuleType:

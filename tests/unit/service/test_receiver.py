@@ -315,5 +315,5 @@ def test_a_receiver_whose_inbox_cannot_be_written_does_not_start(tmp_path, monke
 
 
 def test_the_example_in_the_documentation_is_what_the_receiver_expects():
-    page = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text(encoding="utf-8")
     assert signature(b"example-secret", "1700000000", b'{"hello": "world"}') in page

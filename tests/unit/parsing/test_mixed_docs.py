@@ -12,7 +12,7 @@ from pipelines.config import ParsingConfig
 from pipelines.parsing.media_types import detect_media_type
 from pipelines.parsing.stage import parse_stage
 
-FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mixed-docs"
+FOLDER = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "mixed-docs"
 pytestmark = [
     pytest.mark.shared_data,
     pytest.mark.skipif(not FOLDER.is_dir(), reason="../shared/data/mixed-docs is absent"),

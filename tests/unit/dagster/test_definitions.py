@@ -18,7 +18,7 @@ from pipelines.lake.snapshots import AGREEMENT
 from pipelines.update.snapshot.gates import GATES
 from resources.project import LockstepWriter
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GRAPH = defs.resolve_asset_graph()
 MADE_HERE = sorted(key.to_user_string() for key in GRAPH.materializable_asset_keys)
 TABLE_ASSETS = [name for name in MADE_HERE if name in SCHEMAS]

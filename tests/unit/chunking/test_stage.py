@@ -22,7 +22,7 @@ from pipelines.parsing.elements import Element
 INPUT = pa.schema(
     [("content_hash", pa.string()), ("recipe_fp", pa.string()), ("title", pa.string()), ELEMENTS.field("elements")]
 )
-SCIFACT = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "scifact"
+SCIFACT = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "scifact"
 STAGE = chunk_stage(ChunkingConfig(), LexicalConfig(), EncoderConfig())
 
 

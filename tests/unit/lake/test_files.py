@@ -12,7 +12,7 @@ from pipelines.lake import files
 from pipelines.lake.manifest import active_documents, changes_between
 from pipelines.lake.schemas import ACL_SETS
 from pipelines.lake.tables import Lake
-from tests.unit.test_lake_tables import document, documents
+from tests.unit.lake.test_tables import document, documents
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

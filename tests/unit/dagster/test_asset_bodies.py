@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MAX_LINES = 30
 FUNCTIONS = [
     pytest.param(node, id=f"{path.parent.name}/{path.name}:{node.name}")
