@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.sources.aws import CONNECTIONS, MAX_ATTEMPTS, signing
+from pipelines.sources.aws import CONNECTIONS, MAX_ATTEMPTS, new_client, signing
 
 
 def aws_client(service: str, settings: dict[str, Any]) -> Any:
@@ -13,12 +13,9 @@ def aws_client(service: str, settings: dict[str, Any]) -> Any:
     With dagster-aws' retries. Its `S3Resource` keeps ten connections and takes no other number; objects are read by
     more threads than that, each of which would open one anew for every object.
     """
-    import boto3
     from botocore.config import Config
     from dagster_aws.utils import construct_boto_client_retry_config
 
     retries = construct_boto_client_retry_config(MAX_ATTEMPTS)  # type: ignore[no-untyped-call]
     options = retries.merge(Config(max_pool_connections=CONNECTIONS, **signing(service)))
-    rest = {name: value for name, value in settings.items() if name != "profile_name"}
-    session = boto3.session.Session(profile_name=settings.get("profile_name"))
-    return session.client(service, config=options, **rest)
+    return new_client(service, config=options, **settings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pipelines.errors import RateLimited, SourceError, SourceForbidden
@@ -53,17 +54,35 @@ _ELSEWHERE = frozenset(
 
 
 def make_client(service: str, settings: dict[str, Any]) -> Any:
-    """A boto3 client of a service, for `region_name`, `endpoint_url` and `profile_name` as far as they are given."""
-    import boto3
+    """A client of a service, for `region_name`, `endpoint_url` and `profile_name` as far as they are given."""
     from botocore.config import Config
 
-    session = boto3.session.Session(profile_name=settings.get("profile_name"))
     retries: Any = {"mode": "standard", "total_max_attempts": MAX_ATTEMPTS}
     options = Config(
         retries=retries, connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS, max_pool_connections=CONNECTIONS
     )
-    rest = {name: value for name, value in settings.items() if name != "profile_name"}
-    return session.client(service, config=options.merge(Config(**signing(service))), **rest)
+    return new_client(service, config=options.merge(Config(**signing(service))), **settings)
+
+
+def new_client(service: str, *, config: Any = None, profile_name: str | None = None, **settings: Any) -> Any:
+    """A client with a session of its own, so that each looks for credentials anew, as `boto3.Session().client()`.
+
+    What botocore knows of AWS's services is shared by all: a session would parse that anew, which is seven eighths of
+    the processor time of its first client.
+    """
+    from botocore.session import Session
+
+    session = Session(profile=profile_name)
+    session.register_component("data_loader", _models(session.get_config_variable("data_path")))
+    return session.create_client(service, config=config, **settings)
+
+
+@cache
+def _models(data_path: str | None) -> Any:
+    """The descriptions of services in botocore's package, and in further folders; each is parsed once."""
+    from botocore.loaders import create_loader
+
+    return create_loader(data_path)
 
 
 def signing(service: str) -> dict[str, str]:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from pipelines.sources.aws import new_client
 from tests.integration.servers.process import INSTALLED, HowToInstall, free_port, started, stopped
 
 ACCESS_KEY, SECRET_KEY, REGION = "lockstep-test", "lockstep-test-secret", "us-east-1"
+CREDENTIALS = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY, "region_name": REGION}
 
 
 @dataclass
@@ -44,11 +46,7 @@ class Gateway:
             self._process = None
 
     def client(self, service: str = "s3", **settings: Any) -> Any:
-        import boto3
-
-        return boto3.session.Session(ACCESS_KEY, SECRET_KEY, region_name=REGION).client(
-            service, endpoint_url=self.url, **settings
-        )
+        return new_client(service, endpoint_url=self.url, **CREDENTIALS, **settings)
 
     def _answers(self) -> bool:
         try:

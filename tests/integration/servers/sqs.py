@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.sources.aws import new_client
+
 REGION = "us-east-1"
 
 
@@ -16,9 +18,8 @@ class Queues:
     url: str
 
     def client(self) -> Any:
-        import boto3
-
-        return boto3.session.Session("test", "test", region_name=REGION).client("sqs", endpoint_url=self.url)
+        access = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": REGION}
+        return new_client("sqs", endpoint_url=self.url, **access)
 
     def create(self, name: str) -> str:
         """The url of a new queue. Its messages come again after two seconds if they are not acknowledged."""
