@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.lake.memory import give_back
 from pipelines.lake.portions import KEYS, PORTION_ROWS, portions
 from pipelines.lake.schemas import TABLES
 from pipelines.lake.tables import Lake
@@ -119,7 +120,7 @@ def derive(
             rows += waiting_rows
             commits += 1
             waiting, waiting_rows = [], 0
-            pa.default_memory_pool().release_unused()  # else it keeps the largest portion there was, step after step
+            give_back()  # else it keeps the largest portion there was, step after step
         committed = time.monotonic()
 
     for batch in stage(counted()):

@@ -19,6 +19,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pipelines.errors import LakeError
 from pipelines.lake import feed, files, pruning
+from pipelines.lake.memory import give_back
 from pipelines.lake.open_tables import OpenTables
 from pipelines.lake.portions import KEYS, PORTION_ROWS, KeySet, Portion, Wanted, portions
 from pipelines.lake.schemas import TABLES
@@ -153,7 +154,7 @@ class LakeReader:
         dataset = self._dataset(name, version)
         parts = list(pruning.rows(dataset, names, where=where))
         if dataset.count_rows() > PORTION_ROWS:
-            pa.default_memory_pool().release_unused()  # the pool would keep what unpacking took: 100 MB of a million
+            give_back()  # the pool would keep what unpacking took: 100 MB of a million
         return pa.Table.from_batches(parts, schema=pa.schema([TABLES[name].field(column) for column in names]))
 
     def scan(

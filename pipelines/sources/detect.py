@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import MassDeletionRefused
+from pipelines.lake.memory import give_back
 from pipelines.lake.schemas import DOCUMENTS
 from pipelines.sources.addresses.uris import below
 from pipelines.sources.base import ITEMS, Listing
@@ -151,7 +152,7 @@ def _positions(values: pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
         values, among = values.cast(pa.large_string()), among.cast(pa.large_string())
     found = pc.index_in(values, value_set=among.combine_chunks())
     if len(among) > _PART_ROWS:
-        pa.default_memory_pool().release_unused()  # the pool would keep the table of hashes: 100 MB of a million rows
+        give_back()  # the pool would keep the table of hashes: 100 MB of a million rows
     return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int64)
 
 

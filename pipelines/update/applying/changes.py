@@ -22,6 +22,7 @@ from pipelines.governance.access import AclRegistry
 from pipelines.lake import manifest
 from pipelines.lake.dead_letters import Failure
 from pipelines.lake.derive import Progress
+from pipelines.lake.memory import give_back
 from pipelines.lake.portions import PORTION_ROWS
 from pipelines.project import Project
 from pipelines.update import staging
@@ -103,7 +104,7 @@ def detect_changes(
         rows = rows.sort_by("content_hash")
     staging.write_changes(project.home.staging, rows, manifest_version=version)
     del rows, staged
-    pa.default_memory_pool().release_unused()
+    give_back()
     write_outcomes(project.home.staging, outcomes, applied)
     reports = [look for look in looks.values() if isinstance(look, ObserveReport)]
     return ChangesReport(

@@ -15,6 +15,7 @@ from pipelines.index.slots import every_slot, idle_slot, kept_slots, slot_names
 from pipelines.lake import manifest, snapshots, term_statistics
 from pipelines.lake.derive import Progress
 from pipelines.lake.manifest import ManifestChanges
+from pipelines.lake.memory import give_back
 from pipelines.lake.portions import Portion
 from pipelines.lake.snapshots import Snapshot
 from pipelines.project import Project
@@ -225,8 +226,8 @@ def _build_full(
         statistics = term_statistics.counted(statistics, expected.terms())
 
     for pages in portions(max(in_all, lake.count("chunks"))):
+        give_back()  # what the portion before left, and before the first one the earlier steps
         add(spanning(pages))
-        pa.default_memory_pool().release_unused()
         if progress:
             progress(documents, in_all)
     return _record(

@@ -17,6 +17,7 @@ from pipelines.identity import digest
 from pipelines.index.rows import row_hashes
 from pipelines.lake import dead_letters, manifest, snapshots
 from pipelines.lake.derive import Progress
+from pipelines.lake.memory import give_back
 from pipelines.lake.portions import Portion
 from pipelines.lake.snapshots import Snapshot
 from pipelines.project import Project
@@ -150,8 +151,8 @@ def compare(
                 found.rows_that_differ.add(problem="missing row", chunk_id=missing, uri=uris[position])
 
     for documents, wanted in _parts(project, snapshot, touched):
+        give_back()  # as in a build
         look(documents, wanted)
-        pa.default_memory_pool().release_unused()
     return found
 
 
