@@ -7,7 +7,6 @@ Okapi BM25: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import unicodedata
 import zlib
@@ -21,6 +20,7 @@ import regex
 
 from pipelines.config import LexicalConfig
 from pipelines.identity import fingerprint
+from pipelines.installed import version_of
 
 _CODE_VERSION = 1  # raise with every change that lets any text get other terms or weights
 _TERMS = (1 << 32) - 1  # a sparse vector's dimensions lie below this
@@ -151,8 +151,8 @@ def analyzer_fp(config: LexicalConfig) -> str:
             "b": config.b,
             "average_length": config.average_length,
             "stemmer": config.stemmer,
-            "regex": importlib.metadata.version("regex"),
-            "pystemmer": importlib.metadata.version("pystemmer") if config.stemmer != "none" else "",
+            "regex": version_of("regex"),
+            "pystemmer": version_of("pystemmer") if config.stemmer != "none" else "",
             "unicode": unicodedata.unidata_version,
         },
     )

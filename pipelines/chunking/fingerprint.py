@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import unicodedata
 
 from pipelines.config import ChunkingConfig
 from pipelines.identity import fingerprint
+from pipelines.installed import version_of
 
 _CODE_VERSION = 1  # raise with every change that lets any document be divided otherwise
 
@@ -20,7 +20,7 @@ def chunker_fp(config: ChunkingConfig, tokenizer_fingerprint: str) -> str:
             "max_tokens": config.max_tokens,
             "heading_context": config.heading_context,
             "tokenizer": tokenizer_fingerprint,
-            "regex": importlib.metadata.version("regex"),
+            "regex": version_of("regex"),
             "unicode": unicodedata.unidata_version,
         },
     )

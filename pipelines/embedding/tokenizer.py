@@ -6,7 +6,6 @@ configuration files; neither torch nor transformers is imported.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import re
@@ -19,6 +18,7 @@ from typing import Any
 from pipelines.config import EncoderConfig
 from pipelines.errors import ConfigError
 from pipelines.identity import content_hash, fingerprint
+from pipelines.installed import version_of
 
 # Python's str.split() also splits at these controls, which BERT's normaliser deletes instead, joining their neighbours.
 _DELETED_BY_BERT = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
@@ -57,7 +57,7 @@ class Tokenizer:
             {
                 "definition": content_hash(raw),
                 "max_tokens": self.max_tokens,
-                "library": importlib.metadata.version("tokenizers"),
+                "library": version_of("tokenizers"),
             },
         )
         self._words: dict[str, int] = {}

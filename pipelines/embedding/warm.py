@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -36,6 +35,7 @@ from pipelines.embedding.encoder import Encoding, load_encoder, loaded
 from pipelines.embedding.model import dimension, model_fp
 from pipelines.embedding.runtime import Vectors, cores_to_use
 from pipelines.embedding.tokenizer import load_tokenizer
+from pipelines.installed import version_of
 
 STOP = b"stop"
 FEW = 64  # texts that are not worth loading a model for: at most two seconds of encoding
@@ -141,7 +141,7 @@ def runtime_folder() -> Path:
 def _code_mark() -> str:
     """Changes with everything that a running process would not notice: this package's code, and the interpreter's."""
     files = sorted(Path(__file__).parent.glob("*.py"))
-    versions = [importlib.metadata.version(name) for name in ("torch", "tokenizers")]
+    versions = [version_of(name) for name in ("torch", "tokenizers")]
     states = [(path.name, path.stat().st_mtime_ns) for path in files]
     return json.dumps([sys.executable, str(files[0].parent), versions, states])
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import psutil
+
+from pipelines.installed import version_of
 
 _FILE = "server.json"
 LOG_FILE = "server.log"
@@ -24,7 +25,7 @@ def data_folder(folder: Path) -> Path:
 
 def server_version() -> str:
     """Which code a process runs: a running one of another version is restarted."""
-    return f"{_OUR_VERSION}/{version('milvus-lite')}"
+    return f"{_OUR_VERSION}/{version_of('milvus-lite')}"
 
 
 def process_started(pid: int) -> float | None:

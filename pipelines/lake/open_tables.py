@@ -52,7 +52,7 @@ class _Opened:
     log: _Log
     table: DeltaTable
     facts: pa.Table | None = None
-    rows: ds.Dataset | None = None
+    rows: pa.Table | None = None
     held: dict[str, pa.Table] = field(default_factory=dict)  # by file, which commits leave as it is
     derived: dict[str, Any] = field(default_factory=dict)
     footers: pruning.Footers = field(default_factory=pruning.Footers)
@@ -120,7 +120,7 @@ class OpenTables:
             known = self._opened.get(uri)
             return known.footers if known else None
 
-    def some(self, uri: str, schema: pa.Schema, facts: pa.Table) -> ds.Dataset:
+    def some(self, uri: str, schema: pa.Schema, facts: pa.Table) -> pa.Table | ds.FileSystemDataset:
         """Some of a table's files, chosen by what `facts` says of them; all rows of a small table may be held."""
         with self._lock:
             known = self._opened.get(uri)
@@ -142,8 +142,8 @@ class OpenTables:
         *,
         key: str = "",
         wanted: Wanted | None = None,
-    ) -> ds.Dataset:
-        """The rows of those files; a small table's newest ones are read once and kept, whole."""
+    ) -> pa.Table | ds.FileSystemDataset:
+        """The rows of those files; a small table's newest ones are read once and kept, whole, as one chunk."""
         with self._lock:
             newest = self._table(uri)
             known = self._opened.get(uri)
@@ -151,10 +151,9 @@ class OpenTables:
                 facts = self.facts(uri)
                 if known.rows is None:
                     small = sum(facts["size_bytes"].to_pylist()) <= _HELD_BYTES
-                    known.held = _held(uri, facts["path"].to_pylist(), schema, known.held) if small else {}
-                    known.rows = (
-                        ds.dataset(pa.concat_tables([schema.empty_table(), *known.held.values()])) if small else None
-                    )
+                    paths = facts["path"].to_pylist() if small else []
+                    known.held = _held(uri, paths, schema, known.held)
+                    known.rows = _joined(schema, known.held) if small else None
                 if known.rows is not None:
                     return known.rows
         return self.files(uri, schema, version, key=key, wanted=wanted)
@@ -190,9 +189,19 @@ def _held(uri: str, paths: Sequence[str], schema: pa.Schema, known: Mapping[str,
     return {path: known[path] if path in known else _whole(f"{uri}/{path}", schema, files) for path in paths}
 
 
+def _joined(schema: pa.Schema, held: dict[str, pa.Table]) -> pa.Table:
+    """Those rows as one chunk, of which `held` has slices from now on: filtering ten takes five times as long."""
+    rows = pa.concat_tables([schema.empty_table(), *held.values()]).combine_chunks()
+    start = 0
+    for path, part in held.items():
+        held[path] = rows.slice(start, len(part))
+        start += len(part)
+    return rows
+
+
 def _whole(path: str, schema: pa.Schema, form: ds.ParquetFileFormat) -> pa.Table:
     found = ds.FileSystemDataset.from_paths([path], schema=schema, format=form, filesystem=LocalFileSystem())
-    return found.to_table(use_threads=False).combine_chunks()
+    return found.to_table(use_threads=False)
 
 
 def _log(uri: str, known: _Log | None) -> _Log | None:

@@ -133,7 +133,7 @@ def _text(value: str | bytes) -> str:
 
 
 def rows(
-    source: ds.Dataset,
+    source: pa.Table | ds.Dataset,
     names: Sequence[str],
     *,
     where: ds.Expression | None = None,
@@ -145,16 +145,43 @@ def rows(
 
     Scans cannot filter rows that a merge wrote: their strings read back as views, which few kernels take.
     """
+    if isinstance(source, pa.Table):
+        found = iter([source])
+    else:
+        columns = _needed(source.schema, names, where, key, wanted)
+        batches = source.to_batches(columns, batch_size=batch_rows, batch_readahead=2, fragment_readahead=1)
+        found = (pa.Table.from_batches([batch]) for batch in batches)
+    for part in found:
+        meant = taken(part, names, where=where, key=key, wanted=wanted)
+        if len(meant):
+            yield from meant.to_batches(max_chunksize=batch_rows)
+
+
+def taken(
+    source: pa.Table,
+    names: Sequence[str],
+    *,
+    where: ds.Expression | None = None,
+    key: str = "",
+    wanted: Wanted | None = None,
+) -> pa.Table:
+    """Those columns of the rows that are meant."""
+    found = source.select(_needed(source.schema, names, where, key, wanted))
+    if wanted is not None:
+        found = found.filter(wanted.among(found[key]))
+    if where is not None:
+        found = found.filter(where)
+    return found.select(list(names))
+
+
+def _needed(
+    schema: pa.Schema, names: Sequence[str], where: ds.Expression | None, key: str, wanted: Wanted | None
+) -> list[str]:
+    """The columns that are asked for, and those that decide on rows."""
     columns = list(names) + ([key] if wanted is not None and key not in names else [])
-    if where is not None and not _decides(where, pa.schema([source.schema.field(name) for name in columns])):
-        columns = list(source.schema.names)
-    for batch in source.to_batches(columns, batch_size=batch_rows, batch_readahead=2, fragment_readahead=1):
-        meant = batch if wanted is None else batch.filter(wanted.among(batch[key]))
-        table = pa.Table.from_batches([meant])
-        if where is not None:
-            table = table.filter(where)
-        if len(table):
-            yield from table.select(list(names)).to_batches()
+    if where is None or _decides(where, pa.schema([schema.field(name) for name in columns])):
+        return columns
+    return list(schema.names)
 
 
 def _decides(where: ds.Expression, schema: pa.Schema) -> bool:

@@ -106,7 +106,7 @@ class LakeReader:
         names = list(TABLES[name].names if columns is None else columns)
         with self._reading(name):
             if where is None or name not in MERGED:
-                return self._in_words(name, lambda: self._dataset(name, version).to_table(columns=names, filter=where))
+                return self._in_words(name, lambda: _taken(self._rows(name, version), names, where))
             return self._in_words(name, lambda: self._in_memory(name, names, where, version))
 
     def lookup(
@@ -144,16 +144,16 @@ class LakeReader:
             return
         key = KEYS[name]
         with self._reading(name):
-            found = self._in_words(name, lambda: self._dataset(name, version, key=key, wanted=wanted))
+            found = self._in_words(name, lambda: self._rows(name, version, key=key, wanted=wanted))
             rows = pruning.rows(found, names, where=where, key=key, wanted=wanted, batch_rows=batch_rows)
             while (batch := self._in_words(name, lambda: next(rows, None))) is not None:
                 yield batch
 
     def _in_memory(self, name: str, names: Sequence[str], where: ds.Expression, version: int | None) -> pa.Table:
         """Rows of a merged table, a batch at a time: only what is asked for is held, not the whole table."""
-        dataset = self._dataset(name, version)
-        parts = list(pruning.rows(dataset, names, where=where))
-        if dataset.count_rows() > PORTION_ROWS:
+        source = self._rows(name, version)
+        parts = list(pruning.rows(source, names, where=where))
+        if not isinstance(source, pa.Table) and source.count_rows() > PORTION_ROWS:
             give_back()  # the pool would keep what unpacking took: 100 MB of a million
         return pa.Table.from_batches(parts, schema=pa.schema([TABLES[name].field(column) for column in names]))
 
@@ -168,8 +168,8 @@ class LakeReader:
         """Like `read`, a batch at a time, so that memory does not grow with the table. For tables without merges."""
         names = list(TABLES[name].names if columns is None else columns)
         with self._reading(name):
-            dataset = self._in_words(name, lambda: self._dataset(name, None))
-            batches = dataset.to_batches(columns=names, filter=where, batch_size=batch_rows, batch_readahead=2)
+            source = self._in_words(name, lambda: self._rows(name, None))
+            batches = _batches(source, names, where, batch_rows)
             while True:
                 batch = self._in_words(name, lambda: next(batches, None))
                 if batch is None:
@@ -184,9 +184,11 @@ class LakeReader:
         facts = self._tables.facts(self.uri(name))
         newest = facts.sort_by([("modification_time", "descending")]).slice(0, 1)
         with self._reading(name):
-            dataset = self._in_words(name, lambda: self._tables.some(self.uri(name), TABLES[name], newest))
+            source = self._in_words(name, lambda: self._tables.some(self.uri(name), TABLES[name], newest))
+            if isinstance(source, pa.Table):
+                return source.select(list(columns)).slice(0, rows)
             read = {"batch_readahead": 0, "fragment_readahead": 0}
-            return self._in_words(name, lambda: dataset.head(rows, columns=list(columns), **read))
+            return self._in_words(name, lambda: source.head(rows, columns=list(columns), **read))
 
     def newest(self, name: str, columns: Sequence[str], *, by: str, rows: int) -> pa.Table:
         """At least so many of the rows with the largest values of a column, as far as there are; in no order.
@@ -246,7 +248,7 @@ class LakeReader:
                 facts = facts.filter(new)
             if not len(facts):
                 return TABLES[name].empty_table().select(names)
-            return self._tables.some(uri, TABLES[name], facts).to_table(columns=names, filter=where)
+            return _taken(self._tables.some(uri, TABLES[name], facts), names, where)
 
         with self._reading(name):
             return self._in_words(name, found)
@@ -379,11 +381,14 @@ class LakeReader:
         folder = Path(self.uri(name))
         return folder.is_dir() and any(folder.glob("**/*.parquet"))
 
-    def _dataset(self, name: str, version: int | None, *, key: str = "", wanted: Wanted | None = None) -> ds.Dataset:
+    def _rows(
+        self, name: str, version: int | None, *, key: str = "", wanted: Wanted | None = None
+    ) -> pa.Table | ds.Dataset:
+        """Where to take rows from: those of a small table, held, or files, if possible those alone that have them."""
         table = self._open(name)
         if table is None:
-            return ds.dataset(TABLES[name].empty_table())
-        self._lacking(name, table)
+            return TABLES[name].empty_table()
+        self._tables.derived(self.uri(name), "columns that it lacks", lambda: self._lacking(name, table))
         # Our own schema: a merge writes files whose strings would else read back as views, which have few kernels.
         return self._tables.rows(self.uri(name), TABLES[name], version, key=key, wanted=wanted)
 
@@ -394,6 +399,21 @@ class LakeReader:
             raise
         except (DeltaError, OSError, pa.ArrowException) as error:
             raise LakeError(_damaged(name, self._root, error)) from error
+
+
+def _taken(source: pa.Table | ds.Dataset, names: Sequence[str], where: ds.Expression | None) -> pa.Table:
+    if isinstance(source, pa.Table):
+        return pruning.taken(source, names, where=where)
+    return source.to_table(columns=list(names), filter=where)
+
+
+def _batches(
+    source: pa.Table | ds.Dataset, names: Sequence[str], where: ds.Expression | None, batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    if isinstance(source, pa.Table):
+        yield from pruning.rows(source, names, where=where, batch_rows=batch_rows)
+    else:
+        yield from source.to_batches(columns=list(names), filter=where, batch_size=batch_rows, batch_readahead=2)
 
 
 def _damaged(name: str, root: str, error: BaseException) -> str:

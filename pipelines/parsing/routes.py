@@ -11,6 +11,7 @@ from functools import cache
 from platform import python_version_tuple
 
 from pipelines.identity import fingerprint
+from pipelines.installed import version_of
 from pipelines.parsing.limits import Limits
 from pipelines.parsing.media_types import RECORD, code_language
 from pipelines.parsing.refusals import explain
@@ -119,12 +120,12 @@ def route_for(media_type: str) -> Route | None:
 
 @cache
 def _version(library: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version  # 15 ms that the workers need not spend
+    from importlib.metadata import PackageNotFoundError
 
     if library == "python":
         return ".".join(python_version_tuple()[:2])
     try:
-        return version(library)
+        return version_of(library)
     except PackageNotFoundError:
         return "absent"
 

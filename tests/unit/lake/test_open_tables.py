@@ -22,7 +22,8 @@ def _write(folder: Path, *numbers: int) -> None:
 
 
 def _numbers(tables: OpenTables, folder: Path, version: int | None = None) -> list[int]:
-    return sorted(tables.rows(str(folder), SCHEMA, version).to_table()["number"].to_pylist())
+    found = tables.rows(str(folder), SCHEMA, version)
+    return sorted((found if isinstance(found, pa.Table) else found.to_table())["number"].to_pylist())
 
 
 def test_a_table_is_opened_once_while_nobody_commits(tmp_path: Path) -> None:
