@@ -16,7 +16,7 @@ from itertools import accumulate
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSystem, LocalFileSystem
 
 from pipelines.lake.portions import KeySet, Wanted
 
@@ -78,7 +78,8 @@ def dataset(
         wanted: None: everything.
         footers: what is known of this table's files already, and is kept for the next time.
     """
-    form = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True))
+    ahead = ds.ParquetFragmentScanOptions(pre_buffer=not _is_local(filesystem))
+    form = ds.ParquetFileFormat(default_fragment_scan_options=ahead)
     footers = footers or Footers()
     fragments = []
     for path in _paths(facts, key, wanted):
@@ -149,12 +150,31 @@ def rows(
         found = iter([source])
     else:
         columns = _needed(source.schema, names, where, key, wanted)
-        batches = source.to_batches(columns, batch_size=batch_rows, batch_readahead=2, fragment_readahead=1)
+        batches = scanned(source, columns, batch_rows=batch_rows)
         found = (pa.Table.from_batches([batch]) for batch in batches)
     for part in found:
         meant = taken(part, names, where=where, key=key, wanted=wanted)
         if len(meant):
             yield from meant.to_batches(max_chunksize=batch_rows)
+
+
+def scanned(
+    source: ds.Dataset, columns: Sequence[str], *, where: ds.Expression | None = None, batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Batches of files, in their order.
+
+    Local ones are read when they are asked for: ahead of a reader that is slower than the disk, hundreds of megabytes
+    wait, and not even time is won. Looking up 33,000 of 300,000 vectors took 700 MB and 2.8 s; so, 110 MB and 1.4 s.
+    """
+    if isinstance(source, ds.FileSystemDataset) and not _is_local(source.filesystem):
+        options = {"batch_readahead": 2, "fragment_readahead": 1}
+    else:
+        options = {"batch_readahead": 0, "fragment_readahead": 0, "use_threads": False}
+    yield from source.to_batches(columns=list(columns), filter=where, batch_size=batch_rows, **options)
+
+
+def _is_local(filesystem: FileSystem) -> bool:
+    return isinstance(getattr(filesystem, "base_fs", filesystem), LocalFileSystem)
 
 
 def taken(

@@ -413,7 +413,7 @@ def _batches(
     if isinstance(source, pa.Table):
         yield from pruning.rows(source, names, where=where, batch_rows=batch_rows)
     else:
-        yield from source.to_batches(columns=list(names), filter=where, batch_size=batch_rows, batch_readahead=2)
+        yield from pruning.scanned(source, names, where=where, batch_rows=batch_rows)
 
 
 def _damaged(name: str, root: str, error: BaseException) -> str:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pipelines.errors import LakeError
+from pipelines.lake import pruning
 from pipelines.lake.schemas import TABLES
 from pipelines.lake.tables import Lake
 
@@ -115,9 +116,7 @@ def _rows(
     if found is None:
         return
     try:
-        yield from found.to_batches(
-            columns=None if columns is None else list(columns), batch_size=_BATCH_ROWS, batch_readahead=2
-        )
+        yield from pruning.scanned(found, found.schema.names if columns is None else columns, batch_rows=_BATCH_ROWS)
     except (OSError, pa.ArrowException) as error:
         raise LakeError(
             f"table {table!r}: what its versions {first} to {last} changed cannot be read: {error}; check all rows "
