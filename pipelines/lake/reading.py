@@ -169,7 +169,8 @@ class LakeReader:
         names = list(TABLES[name].names if columns is None else columns)
         with self._reading(name):
             source = self._in_words(name, lambda: self._rows(name, None))
-            batches = _batches(source, names, where, batch_rows)
+            read = pruning.rows if isinstance(source, pa.Table) else pruning.scanned
+            batches = read(source, names, where=where, batch_rows=batch_rows)
             while True:
                 batch = self._in_words(name, lambda: next(batches, None))
                 if batch is None:
@@ -383,7 +384,7 @@ class LakeReader:
 
     def _rows(
         self, name: str, version: int | None, *, key: str = "", wanted: Wanted | None = None
-    ) -> pa.Table | ds.Dataset:
+    ) -> pa.Table | ds.FileSystemDataset:
         """Where to take rows from: those of a small table, held, or files, if possible those alone that have them."""
         table = self._open(name)
         if table is None:
@@ -401,19 +402,10 @@ class LakeReader:
             raise LakeError(_damaged(name, self._root, error)) from error
 
 
-def _taken(source: pa.Table | ds.Dataset, names: Sequence[str], where: ds.Expression | None) -> pa.Table:
+def _taken(source: pa.Table | ds.FileSystemDataset, names: Sequence[str], where: ds.Expression | None) -> pa.Table:
     if isinstance(source, pa.Table):
         return pruning.taken(source, names, where=where)
     return source.to_table(columns=list(names), filter=where)
-
-
-def _batches(
-    source: pa.Table | ds.Dataset, names: Sequence[str], where: ds.Expression | None, batch_rows: int
-) -> Iterator[pa.RecordBatch]:
-    if isinstance(source, pa.Table):
-        yield from pruning.rows(source, names, where=where, batch_rows=batch_rows)
-    else:
-        yield from pruning.scanned(source, names, where=where, batch_rows=batch_rows)
 
 
 def _damaged(name: str, root: str, error: BaseException) -> str:
