@@ -184,6 +184,16 @@ def many(corpus: Path, number: int) -> None:
     write(corpus, *(f"n{n:03}.md" for n in range(number)))
 
 
+def half_of_thirty_gone(project: Project, corpus: Path) -> None:
+    """Thirty documents were applied; then half of them are found missing, and that is not applied yet."""
+    many(corpus, 30)
+    observe(project, "docs", run_id="look")
+    apply(project)
+    for n in range(15):
+        (corpus / f"n{n:03}.md").unlink()
+    observe(project, "docs", run_id="look")
+
+
 def test_deletions_beyond_the_guard_wait_for_the_operator_and_nothing_of_the_source_is_applied(project, corpus):
     many(corpus, 30)
     observe(project, "docs", run_id="look")
@@ -203,12 +213,7 @@ def test_deletions_beyond_the_guard_wait_for_the_operator_and_nothing_of_the_sou
 
 
 def test_approved_deletions_are_done_and_the_question_is_settled(project, corpus):
-    many(corpus, 30)
-    observe(project, "docs", run_id="look")
-    apply(project)
-    for n in range(15):
-        (corpus / f"n{n:03}.md").unlink()
-    observe(project, "docs", run_id="look")
+    half_of_thirty_gone(project, corpus)
     with pytest.raises(MassDeletionRefused):
         apply(project)
     assert approvals.approve(project, "docs", by="user:ada", run_id="run").approved_by == "user:ada"
@@ -233,12 +238,7 @@ def test_the_guard_says_how_many_of_the_missing_documents_have_only_another_name
 
 
 def test_an_approval_covers_what_was_shown_and_no_other_document(project, corpus):
-    many(corpus, 30)
-    observe(project, "docs", run_id="look")
-    apply(project)
-    for n in range(15):
-        (corpus / f"n{n:03}.md").unlink()
-    observe(project, "docs", run_id="look")
+    half_of_thirty_gone(project, corpus)
     with pytest.raises(MassDeletionRefused):
         apply(project)
     approvals.approve(project, "docs", by="user:ada", run_id="run")

@@ -97,13 +97,18 @@ def dies(_project: Project, *, run_id: str) -> int:
     return 0
 
 
-def test_an_update_that_died_before_it_caught_up_is_made_good_by_the_next(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def two_updates_that_die_before_they_catch_up(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one changes a.md."""
     monkeypatch.setattr("pipelines.update.applying.versions.catch_up", dies)
     update(project, "one")
     write(project, "a.md", "# A\n\nThe second text.\n")
     update(project, "two")
+
+
+def test_an_update_that_died_before_it_caught_up_is_made_good_by_the_next(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_updates_that_die_before_they_catch_up(project, monkeypatch)
     assert catch_up(project, run_id="three") == 3
     assert [(one.change, one.run_id) for one in versions(project, "a.md")] == [("changed", "two"), ("added", "one")]
 
@@ -111,10 +116,7 @@ def test_an_update_that_died_before_it_caught_up_is_made_good_by_the_next(
 def test_a_feed_that_was_vacuumed_away_leaves_a_version_that_says_so(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.update.applying.versions.catch_up", dies)
-    update(project, "one")
-    write(project, "a.md", "# A\n\nThe second text.\n")
-    update(project, "two")
+    two_updates_that_die_before_they_catch_up(project, monkeypatch)
     for file in Path(project.lake.uri(manifest.TABLE)).glob("_change_data/**/*.parquet"):
         file.unlink()
     assert catch_up(project, run_id="three") == 2
